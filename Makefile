@@ -1,0 +1,80 @@
+# One word for each chore. `make demo` and `make test` need nothing but this: they install what is missing (as root).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find runner -name '*.py') build_zipapp.py requirements/runtime.txt
+
+.PHONY: check test unit test-pythons zipapp demo bench image lock clean
+
+## Run ruff, mypy and the test of import directions.
+check: .make/venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_imports.py
+
+## Run everything: checks, all tests with real servers, other Pythons.
+test: .make/servers check test-pythons
+	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest tests
+
+## Run what needs no server and no network.
+unit: .make/venv
+	$(BIN)/pytest -q tests --ignore tests/e2e --ignore tests/contract --ignore tests/test_s3.py --ignore tests/test_rabbitmq.py
+
+## Run the unit tests on every other Python that is installed.
+test-pythons: .make/venv
+	tools/test_pythons.sh
+
+## Build studio-runner.pyz.
+zipapp: studio-runner.pyz
+
+studio-runner.pyz: $(SOURCES) | .make/venv
+	$(BIN)/python build_zipapp.py --output $@
+
+## Run a small experiment from a queue that is a directory, and show what comes back.
+demo: studio-runner.pyz
+	examples/demo/demo.sh
+
+## Measure; needs the same servers as the tests.
+bench: .make/servers studio-runner.pyz
+	$(BIN)/python -m benchmarks
+
+## Build the container image.
+image: studio-runner.pyz
+	docker build -t studio-runner .
+
+## Pin the newest versions of all dependencies, with hashes.
+lock: .make/venv
+	$(BIN)/pip install -q uv
+	for name in runtime dev; do
+	  $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --generate-hashes \
+	    --no-header --no-emit-index-url --no-annotate requirements/$$name.in -o requirements/$$name.txt
+	done
+
+clean:
+	rm -rf $(VENV) .venv-* .make build studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache
+
+.make/venv: requirements/dev.txt | .make/python
+	mkdir -p .make
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+# Python and its venv module, on a machine that may have neither.
+.make/python:
+	mkdir -p .make
+	tools/install.sh python
+	touch $@
+
+# The servers that the tests talk to.
+.make/servers: | .make/python
+	mkdir -p .make
+	tools/install.sh servers
+	touch $@

@@ -1,0 +1,334 @@
+"""One attempt at an experiment: fetch → prepare → run → return. A process of its own; ``events.py`` is its contract."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, suppress
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from runner import events, request
+from runner.archive import Budget
+from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
+from runner.console import Console
+from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
+from runner.events import Finished, Order
+from runner.lifecycle import Signals
+from runner.loop import Loop
+from runner.metadata import Document, accession
+from runner.place import Place, placed
+from runner.program import Programs
+from runner.record import Record
+from runner.retry import Patience
+from runner.sandbox import process
+from runner.sandbox.base import Job, Sandbox
+from runner.sandbox.venv import VirtualEnvironment
+from runner.storage.base import StoreOptions
+from runner.storage.stores import Stores
+from runner.units import format_duration
+from runner.watch import Cancelled, Orphaned, Stopped, Watch
+from runner.worker import Worker
+
+log = logging.getLogger(__name__)
+
+# How often the client's record is looked at for a request to stop. In seconds.
+_RECORD_POLL = 10.0
+# Checkpoints nearer to each other than that, in seconds, would leave time for nothing else.
+_SHORTEST_PACE = 0.1
+
+# Whose doing an error was.
+_VERDICTS: tuple[tuple[type[RunnerError], str], ...] = (
+    (ExperimentError, "failed"),
+    (Unavailable, "unavailable"),
+    (MachineError, "misfit"),
+    (Cancelled, "cancelled"),
+    (Stopped, "stopped"),
+)
+
+
+class Attempt:
+    """One attempt at one request, in one directory."""
+
+    def __init__(
+        self, order: Order, place: Place, *, loop: Loop, watch: Watch, tell: Callable[[events.Event], None]
+    ) -> None:
+        self._order, self._place, self._loop, self._watch, self._tell = order, place, loop, watch, tell
+        self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
+        self._began = time.time()
+        # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
+        self._stores = Stores(_store_options(order), sleep=watch.pause)
+        self._back = Stores(_store_options(order), sleep=time.sleep)
+        self._worker = Worker(loop)
+        self._record = Record(self._request.record, self._back) if self._request.record else None
+        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, Budget(self._request.resources.hdd))
+        self._metadata = _Metadata(order, self._request, place, accession(platform.node(), self._began))
+
+    def run(self) -> Finished:
+        """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
+        self._watch.limit(self._request.deadline(self._began), _limits(self._request))
+        with ExitStack() as stack:
+            say: Callable[[str], None] = _nobody_hears
+            try:
+                self._fetch(METADATA, LOG_LABEL)
+                console = stack.enter_context(Console(self._log_path(), self._metadata.hear))
+                say = console.say
+                self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
+                programs = Programs(self._loop, self._watch, console)
+                sandbox = self._prepare(programs, console)
+                self._execute(programs, sandbox)
+                finished = Finished("completed", f"{self._name} completed")
+            except Orphaned:
+                raise
+            except RunnerError as error:
+                finished = Finished(_verdict(error), f"{self._name} {_how(error)}: {error}")
+            say(finished.sentence)
+            return self._return(finished)
+
+    @property
+    def _name(self) -> str:
+        return f"experiment {self._request.key!r}, attempt {self._order.attempt},"
+
+    def _fetch(self, *labels: str) -> None:
+        """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
+        self._tell(events.Phase("fetch"))
+        if "_singularity" in self._request.artifacts:
+            raise MachineError("it wants a Singularity container, which this version cannot run yet")
+        for label in labels:
+            if label in self._request.artifacts:
+                self._artifacts.fetch(self._request.artifacts[label], self._stores, self._watch.check)
+
+    def _log_path(self) -> Path:
+        # Clients' code looks at all that lies beside its workspace: there is an "output" only if the message has one.
+        has_log = LOG_LABEL in self._request.artifacts
+        return (self._place.label(LOG_LABEL) if has_log else self._place.scratch) / LOG_NAME
+
+    def _prepare(self, programs: Programs, console: Console) -> Sandbox:
+        self._tell(events.Phase("prepare"))
+        if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
+            raise ExperimentError(f"the workspace has no file {self._request.filename!r}")
+        job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
+        sandbox = VirtualEnvironment(job)
+        sandbox.prepare()
+        self._metadata.add(pipdeptree=sandbox.packages())
+        return sandbox
+
+    def _execute(self, programs: Programs, sandbox: Sandbox) -> None:
+        self._tell(events.Phase("run"))
+        argv, env = sandbox.command()
+        self._metadata.add(start_time=_stamp())
+        status = programs.run(argv, env, self._place.workspace, started=self._begin)
+        if status:
+            how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+            raise ExperimentError(f"{' '.join((self._request.filename, *self._request.args))} {how}")
+
+    def _begin(self, pid: int) -> None:
+        """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
+        self._tell(events.Started(pid))
+        self._note("running", time_started=time.time())
+        if self._record:
+            self._loop.call_later(_RECORD_POLL, self._poll_record)
+        self._checkpoint_later()
+
+    # While it runs
+
+    def _note(self, status: str, **members: object) -> None:
+        """Bring the client's record up to date, and notice when the client has stopped the experiment."""
+        if self._record:
+            self._worker.call(partial(self._record.update, status, **members), self._heed)
+
+    def _poll_record(self) -> None:
+        if self._record and not self._worker.busy:
+            self._worker.call(self._record.status, self._heed)
+        self._loop.call_later(_RECORD_POLL, self._poll_record)
+
+    def _heed(self, status: Future[str]) -> None:
+        if status.result() == "stopped":
+            self._watch.cancel()
+
+    def _checkpoint(self) -> None:
+        """Store what has changed while the experiment goes on; a store too slow for the pace misses a beat."""
+        if not self._worker.busy:
+            self._metadata.write("running")
+            self._worker.call(partial(self._artifacts.upload, self._back, final=False), self._checkpointed)
+        self._checkpoint_later()
+
+    def _checkpoint_later(self) -> None:
+        if self._request.save_frequency:
+            self._loop.call_later(max(_SHORTEST_PACE, self._request.save_frequency), self._checkpoint)
+
+    def _checkpointed(self, result: Future[int]) -> None:
+        error = result.exception()
+        if error is None:
+            self._tell(events.Checkpoint(result.result()))
+            self._note("running", time_last_checkpoint=time.time())
+        elif isinstance(error, RunnerError):
+            self._tell(events.Checkpoint(0, str(error)))
+        else:
+            raise error
+
+    # At the end
+
+    def _return(self, finished: Finished) -> Finished:
+        """Store everything; results that cannot be stored mean that the attempt did not happen."""
+        self._watch.returning()
+        if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
+            self._tell(events.Phase("return"))
+            self._metadata.write("completed" if finished.verdict == "completed" else "failed", stop_time=_stamp())
+            try:
+                self._worker.wait(partial(self._artifacts.upload, self._back, final=True), self._watch)
+            except (ExperimentError, Unavailable, MachineError) as error:
+                finished = self._not_stored(finished, error)
+        self._settle_record(finished)
+        return finished
+
+    def _not_stored(self, finished: Finished, error: RunnerError) -> Finished:
+        sentence = f"{finished.sentence}, but its results could not be stored: {error}"
+        if finished.verdict == "completed":
+            return Finished(_verdict(error), sentence)
+        if finished.verdict == "failed" and not isinstance(error, ExperimentError):
+            return Finished("unavailable", sentence)
+        return Finished(finished.verdict, sentence)
+
+    def _settle_record(self, finished: Finished) -> None:
+        """Tell the client how it ended, or that it will be tried again."""
+        if not self._record:
+            return
+        over = finished.verdict in ("completed", "cancelled") or (finished.verdict == "failed" and self._order.last)
+        status = "stopped" if finished.verdict == "cancelled" else "finished" if over else "waiting"
+        outcome = {"verdict": finished.verdict, "sentence": finished.sentence, "accession": self._metadata.accession}
+        times = {"time_finished": time.time()} if over else {}
+        self._worker.wait(partial(self._record.update, status, outcome=outcome, **times), self._watch)
+
+
+class _Metadata:
+    """The attempt's metadata document and its files (protocol section 6)."""
+
+    def __init__(self, order: Order, wanted: request.Request, place: Place, name: str) -> None:
+        self.accession = name
+        self._order, self._wanted = order, wanted
+        self._directory = place.label(METADATA)
+        self._document = Document(schema_logs=order.options.schema_logs)
+        labels = ("author", "project_version", "project_experiment")
+        given = {label: getattr(wanted, label) for label in labels if getattr(wanted, label) is not None}
+        self.add(
+            load_time=_stamp(),
+            host=platform.node(),
+            experiment={"key": wanted.key, "project": wanted.project, **given},
+            artifacts={label: artifact.qualified for label, artifact in wanted.artifacts.items()},
+        )
+
+    def hear(self, line: str) -> None:
+        """Take one line of the experiment's output."""
+        self._document.feed(line, datetime.now(timezone.utc))
+
+    def add(self, **members: object) -> None:
+        self._document.studioml(**members)
+
+    def write(self, status: str, **members: object) -> None:
+        """Put the document, and the request without its secrets, where they are uploaded from; if they are wanted."""
+        if METADATA not in self._wanted.artifacts:
+            return
+        self.add(status=status, **members)
+        self._directory.mkdir(exist_ok=True)
+        (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
+        kept = self._directory / f"request-host-{self.accession}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(request.redacted(self._order.document)))
+
+
+def _nobody_hears(_sentence: str) -> None:
+    """The log could not be opened: its sentence goes to the supervisor only."""
+
+
+def _verdict(error: RunnerError) -> str:
+    return next((verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), "unavailable")
+
+
+def _how(error: RunnerError) -> str:
+    return {"failed": "failed", "misfit": "cannot run on this machine"}.get(_verdict(error), "was given up")
+
+
+def _limits(wanted: request.Request) -> str:
+    """Say in words where the deadline comes from."""
+    given = {"max_duration": wanted.max_duration, "experimentLifetime": wanted.lifetime}
+    limits = [f"{name} {format_duration(value)}" for name, value in given.items() if value]
+    return ", ".join(limits) or "96h, since the message sets none"
+
+
+def _store_options(order: Order) -> StoreOptions:
+    given = order.options
+    return StoreOptions(
+        s3_ca=given.s3_ca,
+        s3_cert=given.s3_cert,
+        s3_key=given.s3_key,
+        file_roots=given.file_roots,
+        patience=Patience(given.store_patience),
+    )
+
+
+def _stamp() -> str:
+    """The time as ISO 8601 with its zone."""
+    return datetime.now().astimezone().isoformat()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def serve(order_fd: int, event_fd: int) -> int:
+    """Be the process of one attempt: wait for an order, carry it out, and return the exit status.
+
+    The process may be started long before there is an order; it ends when the supervisor does.
+    """
+    process.adopt_orphans()
+    line = _read_line(order_fd)
+    if not line:
+        return events.DONE
+
+    def tell(event: events.Event) -> None:
+        # A supervisor that died is noticed by the watch.
+        with suppress(BrokenPipeError):
+            os.write(event_fd, events.to_line(event))
+
+    with Signals() as signals, closing(Loop()) as loop:
+        try:
+            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), tell)
+        except Orphaned:
+            return events.GIVE_BACK
+        except Exception as error:
+            log.exception("the attempt broke down: this is a mistake in the runner")
+            finished = Finished("unavailable", f"the runner made a mistake: {error!r}")
+    tell(finished)
+    return finished.status
+
+
+def _carry_out(order: Order, loop: Loop, watch: Watch, tell: Callable[[events.Event], None]) -> Finished:
+    key = str(order.document["experiment"]["key"])
+    with placed(Path(order.options.home), key, keep=order.options.debug) as place:
+        tell(events.Placed(place.name))
+        try:
+            return Attempt(order, place, loop=loop, watch=watch, tell=tell).run()
+        finally:
+            process.kill_descendants()
+
+
+def _read_line(fd: int) -> bytes:
+    """Read up to the end of a line, b"" when the writer goes away before that."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        data = os.read(fd, 1024 * 1024)
+        if not data:
+            return b""
+        line += data
+    return bytes(line)

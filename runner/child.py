@@ -1,0 +1,144 @@
+"""The supervisor's end of one attempt: a process that is given an order and tells events (see ``events.py``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from runner import events
+from runner.events import Event, Finished, Order
+from runner.loop import Loop
+from runner.sandbox.process import signal_group
+from runner.settings import Settings, variable_of
+
+log = logging.getLogger(__name__)
+
+
+class Child:
+    """The process of one attempt, started ahead of its order so that its imports are done when the order comes.
+
+    ``tell`` is called with each event, in the loop.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._partial = b""
+        self._unsent = b""
+        self.tell: Callable[[Event], None] = lambda _event: None
+        self.finished: Finished | None = None
+        self.place = ""
+        self.experiment = 0
+        reader, writer = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runner", "attempt", str(writer)],
+                stdin=subprocess.PIPE,
+                env=_environment(),
+                cwd="/",  # which "-m" puts on the module path: nothing there must shadow a module
+                pass_fds=(writer,),
+                start_new_session=True,
+                bufsize=0,
+            )
+        finally:
+            os.close(writer)
+        self._events = reader
+        os.set_blocking(reader, False)
+        loop.add_handler(reader, self._readable, loop.READ)
+
+    @property
+    def pid(self) -> int:
+        """The attempt's process id, which is its process group's too."""
+        return self._process.pid
+
+    def begin(self, order: Order) -> None:
+        """Hand over the order, once; the loop sends what the pipe does not take at once."""
+        self._unsent = order.to_line()
+        os.set_blocking(self._orders, False)
+        self._send()
+        if self._unsent:
+            self._loop.add_handler(self._orders, lambda *_: self._send(), self._loop.WRITE)
+
+    @property
+    def _orders(self) -> int:
+        assert self._process.stdin is not None  # noqa: S101 -- opened above
+        return self._process.stdin.fileno()
+
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._orders, self._unsent) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsent = b""  # it died: its exit status will say so
+        self._loop.remove_handler(self._orders)
+
+    def _readable(self, fd: int, _events: int) -> None:
+        try:
+            while data := os.read(fd, 65536):
+                *lines, self._partial = (self._partial + data).split(b"\n")
+                for line in lines:
+                    self._heard(line)
+        except BlockingIOError:
+            return
+        self._loop.remove_handler(fd)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            event = events.from_line(line)
+        except events.ContractError as error:
+            log.error("%s", error)
+            return
+        if isinstance(event, Finished):
+            self.finished = event
+        elif isinstance(event, events.Placed):
+            self.place = event.name
+        elif isinstance(event, events.Started):
+            self.experiment = event.pid
+        self.tell(event)
+
+    def ended(self) -> int | None:
+        """Return the exit status (negative: the signal) once the process is gone and all its events are told."""
+        status = self._process.poll()
+        if status is not None:
+            self._readable(self._events, 0)
+        return status
+
+    def stop(self) -> None:
+        """Ask the attempt to end its experiment, store the results and go."""
+        signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the attempt and its experiment now."""
+        for leader in (self.pid, self.experiment):
+            if leader:
+                signal_group(leader, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the pipes; a process that was never given an order ends by itself then. To be called once."""
+        for fd in (self._events, self._orders):
+            self._loop.remove_handler(fd)
+        os.close(self._events)
+        assert self._process.stdin is not None  # noqa: S101 -- opened above
+        self._process.stdin.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of a process that has been closed or killed; kill it when it takes longer."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """The supervisor's environment without its options, which hold secrets, and with the way to this very package."""
+    options = {variable_of(field) for field in dataclasses.fields(Settings)}
+    kept = {name: value for name, value in os.environ.items() if name not in options}
+    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}

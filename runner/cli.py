@@ -1,0 +1,68 @@
+"""The command line: which part of the program to be, and the boundary at which errors become sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from runner import __version__, log
+from runner.errors import ConfigError, RunnerError
+from runner.settings import HelpWanted, Settings, read
+
+_USAGE = """studio-runner [option ...]
+       studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
+       studio-runner --version
+
+Runs StudioML experiments from queues until it is told to stop, or submits one (see `studio-runner submit --help`).
+Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH. The flag wins."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"attempt": _attempt, "submit": _submit, "--version": _version}
+    try:
+        if words and words[0] in commands:
+            return commands[words[0]](words[1:])
+        return _serve(words)
+    except HelpWanted as wanted:
+        print(wanted)  # noqa: T201 -- talking to the user
+        return 0
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"studio-runner: {fault}", file=sys.stderr)  # noqa: T201
+        return 2
+    except RunnerError as error:
+        print(f"studio-runner: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _version(_words: list[str]) -> int:
+    print(f"studio-runner {__version__}")  # noqa: T201
+    return 0
+
+
+def _attempt(words: list[str]) -> int:
+    """Be the process of one attempt; only the supervisor starts it (see events.py)."""
+    from runner.attempt import serve  # noqa: PLC0415 -- each command pays only for what it uses
+
+    log.start(log.level_of(os.environ.get("LOGXI", "")))
+    return serve(sys.stdin.fileno(), int(words[0]))
+
+
+def _submit(words: list[str]) -> int:
+    from runner.submit import main as submit  # noqa: PLC0415
+
+    return submit(words)
+
+
+def _serve(words: list[str]) -> int:
+    from runner import serve  # noqa: PLC0415
+
+    settings, _ = read(Settings, words, os.environ, usage=_USAGE)
+    log.start(log.level_of(os.environ.get("LOGXI", ""), debug=settings.debug))
+    return serve.serve(settings, clock=time.monotonic)

@@ -1,0 +1,144 @@
+"""The contract between the supervisor and the process of one attempt.
+
+In: one Order, a line of JSON on the attempt's standard input, which then stays open: its end means that the supervisor
+is gone. Out: events, each a line of JSON on the descriptor that ``--events FD`` names. At the end: the exit status.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from runner.errors import RunnerError
+
+DONE = 0
+"""Exit status: the experiment completed, its results are stored."""
+FAILED = 1
+"""Exit status: the experiment failed, what it left is stored."""
+GIVE_BACK = 75
+"""Exit status (EX_TEMPFAIL): the runner's side failed or was stopped; the message is to be given back. A death by a
+signal, or any other status, means the same."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an attempt needs of the operator's options."""
+
+    home: str
+    file_roots: tuple[str, ...] = ()
+    s3_ca: str = ""
+    s3_cert: str = ""
+    s3_key: str = ""
+    store_patience: float = 600.0
+    env_allow: tuple[str, ...] = ()
+    allow_env_secrets: bool = False
+    schema_logs: bool = True
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one attempt is to do: the request as its message had it, and what it was granted.
+
+    ``attempt`` counts from 1; ``last`` says that a failure will not be tried again. ``python`` is the interpreter's
+    path, ``version`` its full version.
+    """
+
+    document: Mapping[str, Any] = field(repr=False)
+    queue: str
+    attempt: int
+    last: bool
+    python: str
+    version: str
+    options: Options
+
+    def to_line(self) -> bytes:
+        """Write the order down."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Order:
+        """Raise ContractError on anything that to_line did not make."""
+        try:
+            members = json.loads(line)
+            options = members.pop("options")
+            lists = {name: tuple(options[name]) for name in ("file_roots", "env_allow")}
+            return cls(**members, options=Options(**{**options, **lists}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ContractError(f"the supervisor's order cannot be read: {error}") from error
+
+
+class ContractError(RunnerError):
+    """The other side of the pipe does not speak this contract."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The attempt has its directory, ``<home>/experiments/<name>``."""
+
+    kind: ClassVar[str] = "placed"
+    name: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the attempt begins: ``fetch``, ``prepare``, ``run`` or ``return``."""
+
+    kind: ClassVar[str] = "phase"
+    name: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The experiment's own process runs, as the leader of its process group."""
+
+    kind: ClassVar[str] = "started"
+    pid: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint ended: how many artifacts were uploaded, or what went wrong."""
+
+    kind: ClassVar[str] = "checkpoint"
+    uploaded: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How the attempt ended, and the one sentence that says so.
+
+    ``verdict``: ``completed`` · ``failed`` (the experiment's doing) · ``misfit`` (not on this machine) ·
+    ``unavailable`` (a service did not work) · ``stopped`` (from outside).
+    """
+
+    kind: ClassVar[str] = "finished"
+    verdict: str
+    sentence: str
+
+    @property
+    def status(self) -> int:
+        """The exit status that goes with the verdict."""
+        return {"completed": DONE, "failed": FAILED}.get(self.verdict, GIVE_BACK)
+
+
+Event = Placed | Phase | Started | Checkpoint | Finished
+
+_KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Placed, Phase, Started, Checkpoint, Finished)}
+
+
+def to_line(event: Event) -> bytes:
+    """Write an event down."""
+    return json.dumps({"event": event.kind, **asdict(event)}).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Event:
+    """Read one back. Raises ContractError."""
+    try:
+        members = json.loads(line)
+        return _KINDS[members.pop("event")](**members)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ContractError(f"an attempt's event cannot be read: {line[:100]!r}") from error

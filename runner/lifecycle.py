@@ -1,0 +1,82 @@
+"""Signals and limits: when a process is to stop."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from types import FrameType, TracebackType
+
+_WATCHED = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """Records stop signals and wakes a selector on them and on the death of children; acting is the loop's work.
+
+    A context manager, for the main thread only: it puts the former handlers back. ``fd`` becomes readable with every
+    signal; call ``drain`` when it does.
+    """
+
+    def __init__(self) -> None:
+        self.stops = 0
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    @property
+    def fd(self) -> int:
+        """The wake-up descriptor, for a selector."""
+        return self._reader.fileno()
+
+    def drain(self) -> None:
+        """Empty the wake-up descriptor."""
+        try:
+            while self._reader.recv(4096):
+                pass
+        except BlockingIOError:
+            return
+
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self.stops += 1
+
+    def __enter__(self) -> Signals:
+        self._former = {number: signal.signal(number, self._record) for number in _WATCHED}
+        # A handler must exist for SIGCHLD to reach the wake-up descriptor.
+        self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: tuple[type[BaseException], BaseException, TracebackType]) -> None:
+        signal.set_wakeup_fd(self._former_fd)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._reader.close()
+        self._writer.close()
+
+
+class Limits:
+    """The operator's limits: a number of attempts, a time without work. Times are in monotonic seconds."""
+
+    def __init__(self, *, tasks: int, idle: float, interval: float, now: float) -> None:
+        self._tasks, self._idle, self._interval = tasks, idle, interval
+        self._last_work = now
+        self._last_look = now
+        self.started = 0
+
+    @property
+    def no_more_work(self) -> bool:
+        """True when as many attempts have been started as are allowed."""
+        return bool(self._tasks) and self.started >= self._tasks
+
+    def reached(self, *, running: int, now: float) -> str:
+        """Return why the runner is to end, or "" while it is not."""
+        if running:
+            self._last_work = now
+            return ""
+        if now - self._last_look < self._interval:
+            return ""
+        self._last_look = now
+        if self.no_more_work:
+            return f"--limit-tasks {self._tasks} is reached"
+        if self._idle and now - self._last_work >= self._idle:
+            return f"there was no work for {self._idle:g} s (--limit-idle-duration)"
+        return ""

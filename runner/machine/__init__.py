@@ -1,0 +1,1 @@
+"""What this machine has, and who has got how much of it."""

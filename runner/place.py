@@ -1,0 +1,129 @@
+"""The directories below the runner's one root: made, locked while they are in use, and swept when their user died."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO
+
+from runner.errors import ConfigError
+from runner.sandbox import process
+
+log = logging.getLogger(__name__)
+
+_LOCK = "lock"
+
+# A directory without a lock may be one that is being made just now. In seconds.
+_TOO_YOUNG = 60.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """The directories of one attempt: one for each label, and ``_runner``, the runner's own (``scratch``)."""
+
+    home: Path
+    name: str
+
+    @property
+    def root(self) -> Path:
+        """The attempt's directory: everything else lies in it."""
+        return self.home / "experiments" / self.name
+
+    @property
+    def scratch(self) -> Path:
+        """The runner's own."""
+        return self.root / "_runner"
+
+    @property
+    def workspace(self) -> Path:
+        """Where the experiment's process starts."""
+        return self.root / "workspace"
+
+    def label(self, label: str) -> Path:
+        """An artifact's directory."""
+        return self.root / label
+
+
+def make_home(home: Path) -> None:
+    """Make the runner's root, for this user only. Raises ConfigError when it is somebody else's."""
+    try:
+        (home / "experiments").mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = home.lstat()
+        if home.is_symlink() or status.st_uid != os.geteuid():
+            raise ConfigError(f"{home} belongs to somebody else: name another place with --working-dir")
+        home.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"{home} cannot be used ({error.strerror}): name another place with --working-dir") from error
+
+
+@contextmanager
+def placed(home: Path, key: str, *, keep: bool) -> Iterator[Place]:
+    """Make a directory for an attempt at the experiment ``key``; it is removed at the end unless ``keep``."""
+    place = _make(home, hashlib.sha256(key.encode()).hexdigest()[:12])
+    (place.scratch / "tmp").mkdir(parents=True)
+    place.workspace.mkdir()
+    with (place.scratch / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place
+        if not keep:
+            remove(place.root)
+
+
+def _make(home: Path, prefix: str) -> Place:
+    for number in count(1):
+        place = Place(home, f"{prefix}-{number}")
+        try:
+            place.root.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return place
+    raise AssertionError("count() does not end")
+
+
+def sweep(home: Path, *, keep: bool) -> None:
+    """Clear away what killed attempts have left below ``home``: processes, and unless ``keep`` directories."""
+    for root in (home / "experiments").iterdir():
+        clear(Place(home, root.name), keep=keep)
+
+
+def clear(place: Place, *, keep: bool) -> None:
+    """Clear away one attempt's remains; one that still runs is left alone."""
+    try:
+        with (place.scratch / _LOCK).open("r+") as lock:
+            if not _lock(lock):
+                return
+    except OSError:
+        if not place.root.exists() or time.time() - place.root.stat().st_mtime < _TOO_YOUNG:
+            return
+    killed = process.kill_marked(f"STUDIOML_EXPERIMENT={place.name}", f"STUDIOML_HOME={place.home}")
+    if killed:
+        log.warning("%d processes of the dead attempt in %s were still there, and are killed", killed, place.root)
+    if not keep:
+        remove(place.root)
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove(directory: Path) -> None:
+    """Remove a tree, also one with directories that its owner may not write."""
+    for root, directories, _ in os.walk(directory):
+        for name in directories:
+            path = Path(root, name)
+            if not path.is_symlink():
+                path.chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)

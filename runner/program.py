@@ -1,0 +1,94 @@
+"""Running one program of an attempt to its end, its output going to the console."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from runner.console import Console
+from runner.errors import MachineError, RunnerError
+from runner.loop import Loop
+from runner.sandbox import process
+from runner.watch import Orphaned, Watch
+
+# How long a program may take to end after SIGTERM before it is killed. In seconds.
+TERM_GRACE = 10.0
+
+
+class Programs:
+    """Starts programs; see sandbox.base.Run. Nothing that a program started is left when it has ended."""
+
+    def __init__(self, loop: Loop, watch: Watch, console: Console) -> None:
+        self._loop, self._watch, self._console = loop, watch, console
+
+    def run(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, started: Callable[[int], None] | None = None
+    ) -> int:
+        """Run to the end, and return the exit status, negative for a signal.
+
+        ``started`` is called with the process id. Raises MachineError when it cannot be started, and what the watch
+        raises, after the program and all that it started have been stopped.
+        """
+        try:
+            child = process.start(argv, env=env, cwd=cwd)
+        except OSError as error:
+            raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
+        with self._output(child), self._ended(child):
+            if started:
+                started(child.pid)
+            while child.poll() is None:
+                self._watch.serve()
+        return child.returncode
+
+    @contextmanager
+    def _ended(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Leave no process behind; one that has to be stopped is asked to end first."""
+        try:
+            yield
+        except Orphaned:
+            raise
+        except RunnerError:
+            process.signal_group(child.pid, signal.SIGTERM)
+            end = time.monotonic() + TERM_GRACE
+            while child.poll() is None and time.monotonic() < end:
+                self._loop.run_once(end - time.monotonic())
+            raise
+        finally:
+            process.signal_group(child.pid, signal.SIGKILL)
+            child.wait()
+            process.kill_descendants()
+
+    @contextmanager
+    def _output(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Feed a child's output to the console while the loop runs, and what is left of it afterwards."""
+        assert child.stdout is not None  # noqa: S101 -- process.start opens it
+        with child.stdout as pipe:
+            os.set_blocking(pipe.fileno(), False)
+            self._loop.add_handler(pipe.fileno(), self._readable, self._loop.READ)
+            try:
+                yield
+            finally:
+                self._loop.remove_handler(pipe.fileno())
+                # Everything that could write is dead by now, so this ends.
+                while data := _read(pipe.fileno()):
+                    self._console.feed(data)
+
+    def _readable(self, fd: int, _events: int) -> None:
+        data = _read(fd)
+        if data:
+            self._console.feed(data)
+        elif data is not None:
+            self._loop.remove_handler(fd)
+
+
+def _read(fd: int) -> bytes | None:
+    """Return what there is, b"" at the end, None when there is nothing just now."""
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return None

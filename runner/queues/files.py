@@ -1,0 +1,185 @@
+"""Queues that are directories: each sub-directory of the root is one, each plain file in it a message.
+
+A message is claimed by an exclusive ``flock`` on its own file. The lock goes with the process that holds it, so a
+message whose taker dies is back at once, and it is never moved: there is no moment at which it could get lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import stat
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from runner.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+# StudioML's own client holds this file's lock (Python's filelock) while it writes a message in place.
+_CLIENTS_LOCK = "lock.lock"
+_DEAD = ".dead"
+# A file that is not complete JSON may still be being written, until it has not changed for so long. In seconds.
+_UNFINISHED = 10.0
+# No request is larger; what is gets only so far, and is refused for what it is.
+_LARGEST = 64 * 1024 * 1024
+
+
+class FileDelivery:
+    """A message file, locked."""
+
+    redeliveries: int | None = None
+
+    def __init__(self, queue: str, path: Path, file: FileIO, body: bytes) -> None:
+        self.queue, self.body = queue, body
+        self._path, self._file = path, file
+
+    @property
+    def lost(self) -> bool:
+        """False: a lock is not taken away."""
+        return False
+
+    def ack(self) -> None:
+        """Remove the file, while it is locked."""
+        self._settle(self._path.unlink)
+
+    def give_back(self) -> None:
+        """Unlock the file."""
+        self._file.close()
+
+    def refuse(self) -> None:
+        """Move the file into the queue's ``.dead`` directory if there is one, or else remove it."""
+        dead = self._path.parent / _DEAD
+        self._settle((lambda: self._path.replace(dead / self._path.name)) if dead.is_dir() else self._path.unlink)
+
+    def keep_alive(self) -> None:
+        """Nothing needs to be told to a lock."""
+
+    def _settle(self, action: Callable[[], object]) -> None:
+        if self._file.closed:
+            return
+        with self._file, suppress(FileNotFoundError):
+            action()
+
+
+class Directory:
+    """A QueueServer over a directory of queues. ``now`` gives seconds since 1970, as files' times are."""
+
+    kind = "local"
+
+    def __init__(self, root: Path, wanted: Callable[[str], bool], *, now: Callable[[], float] = time.time) -> None:
+        self._root, self._wanted, self._now = root, wanted, now
+        self._held: list[FileDelivery] = []
+
+    def queues(self) -> list[str]:
+        """List the sub-directories whose names are wanted."""
+        try:
+            with os.scandir(self._root) as entries:
+                return [entry.name for entry in entries if self._wanted(entry.name) and entry.is_dir()]
+        except OSError as error:
+            log.debug("%s cannot be read: %s", self._root, error.strerror)
+            return []
+
+    def take(self, queue: str) -> FileDelivery | None:
+        """Claim the oldest message that nobody holds."""
+        directory = self._root / queue
+        for path in _oldest_first(directory):
+            with _clients_lock(directory) as ours:
+                delivery = self._claim(queue, path) if ours else None
+            if delivery:
+                self._held = [each for each in self._held if not each._file.closed]
+                self._held.append(delivery)
+                return delivery
+        return None
+
+    def rest(self, queue: str) -> None:
+        """Nothing is listened to."""
+
+    def close(self) -> None:
+        """Unlock what is held."""
+        for delivery in self._held:
+            delivery.give_back()
+
+    def _claim(self, queue: str, path: Path) -> FileDelivery | None:
+        try:
+            file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r")
+        except OSError:
+            return None
+        if _lock(file) and _is_still(path, file):
+            body = file.read(_LARGEST)
+            if body and (_is_json(body) or self._now() - os.fstat(file.fileno()).st_mtime > _UNFINISHED):
+                return FileDelivery(queue, path, file, body)
+        file.close()
+        return None
+
+
+def _oldest_first(directory: Path) -> list[Path]:
+    found = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".") or entry.name.endswith(".tmp") or entry.name == _CLIENTS_LOCK
+                if not hidden and entry.is_file(follow_symlinks=False):
+                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+    except OSError:
+        return []  # the queue, or a message in it, is gone: another look will show what is there
+    return [directory / name for _, name in sorted(found)]
+
+
+@contextmanager
+def _clients_lock(directory: Path) -> Iterator[bool]:
+    """Keep the client from writing meanwhile; false when it is writing just now."""
+    try:
+        file = FileIO(directory / _CLIENTS_LOCK, "r+")
+    except OSError:
+        yield True  # no client uses one here
+        return
+    with file:
+        yield _lock(file)
+
+
+def _lock(file: FileIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_still(path: Path, file: FileIO) -> bool:
+    """False when somebody settled the message between our opening it and locking it."""
+    try:
+        there = path.lstat()
+    except OSError:
+        return False
+    here = os.fstat(file.fileno())
+    return stat.S_ISREG(here.st_mode) and (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def publish(root: Path, queue: str, body: bytes) -> None:
+    """Put a message into a queue, which is made if need be; it appears whole. Raises Unavailable."""
+    directory = root / queue
+    name = uuid.uuid4().hex
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / f".{name}").open("xb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        (directory / f".{name}").replace(directory / name)
+    except OSError as error:
+        raise Unavailable(f"the message cannot be written to {directory}: {error.strerror}") from error

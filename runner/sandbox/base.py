@@ -1,0 +1,52 @@
+"""What a sandbox is: the place in which an experiment's code runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from runner.events import Order
+from runner.place import Place
+from runner.request import Request
+
+
+class Run(Protocol):
+    """Runs one program to its end, its output going to the experiment's log.
+
+    Returns the exit status, negative for a signal. Raises ExperimentError at the time limit, and whatever stops the
+    attempt.
+    """
+
+    def __call__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
+        """Start, wait, and leave nothing running."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a sandbox is told.
+
+    ``say`` writes one line of the runner's own into the experiment's log. ``pause`` waits so many seconds and raises
+    what stops the attempt: nothing here may wait in another way.
+    """
+
+    request: Request
+    order: Order
+    place: Place
+    run: Run
+    say: Callable[[str], None]
+    pause: Callable[[float], None]
+
+
+class Sandbox(Protocol):
+    """One kind of sandbox, made of a Job."""
+
+    def prepare(self) -> None:
+        """Make ready what the code needs. Raises ExperimentError (a requirement fails), Unavailable, MachineError."""
+
+    def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Return argv and environment of the experiment; to be started in the workspace."""
+
+    def packages(self) -> list[dict[str, Any]]:
+        """Return what is installed, as ``pipdeptree --json`` would list it."""

@@ -1,0 +1,73 @@
+"""The variables that an experiment sees: harmless ones of the runner, its message's own, and the protocol's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from runner.sandbox.base import Job
+
+_HARMLESS = ("PATH", "HOME", "USER", "LANG", "TZ", "LD_LIBRARY_PATH")
+_HARMLESS_PREFIXES = ("LC_", "CUDA_")
+
+# The operator's settings of package indexes and of the network: for pip, not for experiments.
+_INSTALLER = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "ssl_cert_file",
+    "ssl_cert_dir",
+    "requests_ca_bundle",
+)
+_INSTALLER_PREFIXES = ("PIP_", "UV_")
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_REFERENCE = re.compile(r"%(\w+)%")
+
+
+def harmless(environ: Mapping[str, str], allowed: Iterable[str] = ()) -> dict[str, str]:
+    """Return the runner's variables that an experiment may know."""
+    names = {*_HARMLESS, *allowed}
+    return {name: value for name, value in environ.items() if name in names or name.startswith(_HARMLESS_PREFIXES)}
+
+
+def for_installer(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that pip is to see: the harmless ones and the operator's package index settings."""
+    ours = harmless(environ) | _place(job)
+    for name, value in environ.items():
+        if name.lower() in _INSTALLER or name.startswith(_INSTALLER_PREFIXES):
+            ours[name] = value
+    return ours
+
+
+def expand(value: str, known: Mapping[str, str]) -> str:
+    """Replace ``%NAME%`` by the known variable NAME; leave other percent signs as they are."""
+    return _REFERENCE.sub(lambda match: known.get(match[1], match[0]), value)
+
+
+def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str, str]:
+    """Build an experiment's whole environment (protocol section 5). ``path`` goes before the runner's PATH."""
+    known = harmless(environ, job.order.options.env_allow)
+    variables = harmless(environ)
+    variables |= {name: expand(value, known) for name, value in job.request.env.items()}
+    variables["PATH"] = f"{path}:{variables.get('PATH', '/usr/bin:/bin')}"
+    variables |= _place(job) | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "NVIDIA_VISIBLE_DEVICES": "-1",
+        "AWS_SDK_LOAD_CONFIG": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if job.request.resources.cpus > 1:
+        variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}
+    return variables
+
+
+def _place(job: Job) -> dict[str, str]:
+    """What marks a process as the attempt's (place.clear looks for it), and where it may leave things."""
+    return {
+        "STUDIOML_EXPERIMENT": job.place.name,
+        "STUDIOML_HOME": str(job.place.home),
+        "TMPDIR": str(job.place.scratch / "tmp"),
+    }

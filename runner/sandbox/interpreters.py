@@ -1,0 +1,94 @@
+"""Finding the Python that an experiment wants among those that are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import MachineError
+
+_NAME = re.compile(r"python(\d(\.\d+)?)?$")
+_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python executable and its version, ``(3, 11, 7)``."""
+
+    path: Path
+    version: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.version))
+
+
+def find(wanted: str, directories: list[Path] | None = None) -> Interpreter:
+    """Return the newest installed interpreter whose version ``wanted`` (``3``, ``3.11``, ``3.11.4``) is a prefix of.
+
+    ``directories`` are searched instead of PATH and pyenv's. Raises MachineError naming what is there.
+    """
+    prefix = tuple(int(part) for part in wanted.split("."))
+    there = _installed(prefix[0], _directories() if directories is None else directories)
+    fitting = [one for one in there if one.version[: len(prefix)] == prefix]
+    if not fitting:
+        known = ", ".join(sorted({str(one) for one in there})) or "none at all"
+        raise MachineError(f"this machine has no Python {wanted} for the experiment (it has {known}): install it")
+    return max(fitting, key=lambda one: one.version)
+
+
+def there(directories: list[Path] | None = None) -> list[Interpreter]:
+    """Return every interpreter that works, the newest last."""
+    searched = _directories() if directories is None else directories
+    return sorted(_installed(2, searched) + _installed(3, searched), key=lambda one: one.version)
+
+
+def _directories() -> list[Path]:
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    path = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
+    return path + sorted(pyenv.glob("*/bin"))
+
+
+def _installed(major: int, directories: list[Path]) -> list[Interpreter]:
+    """Interpreters that work, each file once; the earliest directory's of equal ones first."""
+    seen: dict[Path, Interpreter] = {}
+    for candidate in _candidates(directories):
+        real = candidate.resolve()
+        # A pyenv shim is a shell script that may start any version; the real ones are listed beside it.
+        if real in seen or "shims" in candidate.parts:
+            continue
+        version = _version(candidate)
+        if version and version[0] == major:
+            seen[real] = Interpreter(candidate, version)
+    return list(seen.values())
+
+
+def _candidates(directories: list[Path]) -> Iterator[Path]:
+    for directory in directories:
+        try:
+            names = sorted(name for name in os.listdir(directory) if _NAME.match(name))
+        except OSError:
+            continue
+        # The longest name first: python3.11 rather than python3, which may be moved to another version.
+        for name in sorted(names, key=len, reverse=True):
+            yield directory / name
+
+
+_versions: dict[tuple[str, int], tuple[int, ...]] = {}
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Ask an interpreter for its version; () when it does not work. Remembered for as long as the file is the same."""
+    try:
+        known = (str(path.resolve()), path.stat().st_mtime_ns)
+        if known not in _versions:
+            answer = subprocess.run(
+                [path, "-S", "-E", "-c", _ASK], capture_output=True, timeout=20, check=True, text=True
+            )
+            _versions[known] = tuple(int(part) for part in answer.stdout.strip().split("."))
+        return _versions[known]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return ()

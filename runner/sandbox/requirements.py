@@ -1,0 +1,52 @@
+"""An experiment's requirement lists, made installable: pure text work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_LOCAL = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(\[.*\])?\s*@\s*file:", re.ASCII)
+_FILE_VERSION = re.compile(r"/[^/]+?-(?P<version>\d[^-/]*?)(-[^/]*\.whl|\.tar\.gz|\.zip)$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Installable:
+    """What pip is told, and one sentence for each line that was changed."""
+
+    requirements: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def normal_name(requirement: str) -> str:
+    """Return the package's name as indexes compare it, "" when the line does not start with one (PEP 503)."""
+    match = _NAME.match(requirement.strip())
+    return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
+
+
+def installable(requirements: Iterable[str], *, studioml: str = "") -> Installable:
+    """Turn ``pip freeze`` lines into ones that can be installed here (protocol sections 1 and 5).
+
+    ``studioml`` is the path of the client's own package, in the workspace, which replaces any ``studioml`` line.
+    """
+    kept, remarks = [], []
+    for line in map(str.strip, requirements):
+        name = normal_name(line)
+        if name == "pkg-resources":
+            continue  # Debian's pip freeze invents it
+        if name == "studioml" and studioml:
+            kept.append(studioml)
+        elif _LOCAL.match(line):
+            kept.append(_from_index(line))
+            remarks.append(f"{line!r} is a file of the submitting machine: installing {kept[-1]!r} instead")
+        else:
+            kept.append(line)
+    return Installable(tuple(kept), tuple(remarks))
+
+
+def _from_index(line: str) -> str:
+    """``studioml @ file:///x/studioml-0.0.49-py3-none-any.whl`` → ``studioml==0.0.49``; without a version, the name."""
+    match, version = _LOCAL.match(line), _FILE_VERSION.search(line)
+    assert match is not None  # noqa: S101 -- the caller has looked
+    return match["name"] + (f"=={version['version']}" if version else "")

@@ -1,0 +1,283 @@
+"""Every option declared once: flag, environment variable, default, type and help all derive from one field.
+
+``--queue-match`` is the field ``queue_match`` and the variable ``QUEUE_MATCH``; the flag wins. Go-style single dashes
+(``-queue-match=x``), which the earlier runner took, are understood too. An empty variable counts as not set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runner.errors import ConfigError
+from runner.units import format_duration, parse_duration, parse_size
+
+T = TypeVar("T")
+
+Parse = Callable[[str], Any]
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def boolean(value: str) -> bool:
+    """Parse an option that needs no value."""
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if value.lower() not in words:
+        raise ValueError(f"is {value!r}, but must be true or false")
+    return words[value.lower()]
+
+
+def count(value: str) -> int:
+    """Parse a whole number."""
+    if not value.isascii() or not value.isdigit():
+        raise ValueError(f"is {value!r}, but must be a whole number, 0 or more")
+    return int(value)
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is {value!r}, which is no regular expression: {error}") from None
+    return value
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def _directory(value: str) -> str:
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"is {value!r}, which is not a directory: create it, or name another one")
+    return str(path.resolve())
+
+
+def _directories(value: str) -> tuple[str, ...]:
+    return tuple(_directory(word) for word in _words(value))
+
+
+def _file(value: str) -> str:
+    if not Path(value).is_file():
+        raise ValueError(f"is {value!r}, but there is no such file")
+    return str(Path(value).resolve())
+
+
+def option(
+    default: Any, meaning: str, parse: Parse = _text, *, metavar: str = "TEXT", later: str = "", many: bool = False
+) -> Any:
+    """Declare an option.
+
+    ``later`` names the feature that this version does not have: giving the option is then an error.
+    ``many`` lets the flag be repeated; ``parse`` then makes a tuple of each value, and they are joined.
+    """
+    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_SQS = "AWS SQS queues"
+_SEALED = "encrypted and signed messages"
+_REPORTS = "reports on response queues"
+_CACHE = "the artifact cache"
+_KUBERNETES = "Kubernetes state"
+_SLACK = "Slack notices"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the runner itself. Sizes are in bytes, durations in seconds."""
+
+    amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
+    amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
+    queue_root: str = option("", "directory whose sub-directories are queues", _directory, metavar="DIR")
+    queue_match: str = option(
+        "^(rmq|sqs|local)_.*$", "take work only from queues matching this", _pattern, metavar="RE"
+    )
+    queue_mismatch: str = option("", "and not from queues matching this", _pattern, metavar="RE")
+    sqs_certs: str = option("", "directory of AWS credential directories", metavar="DIR", later=_SQS)
+    sqs_timeout: float = option(15.0, "longest single SQS call", parse_duration, metavar="DURATION", later=_SQS)
+
+    clear_text_messages: bool = option(False, "accept messages that are not encrypted", boolean, metavar="BOOL")
+    encrypt_dir: str = option("./certs/message", "keys that open messages", metavar="DIR", later=_SEALED)
+    request_signatures_dir: str = option(
+        "./certs/queues/signing", "public keys of those who may submit", metavar="DIR", later=_SEALED
+    )
+    response_signatures_dir: str = option(
+        "./certs/queues/response-encrypt", "public keys of those who read reports", metavar="DIR", later=_REPORTS
+    )
+    certs_dir: str = option("./certs", "directory of all certificates and keys", metavar="DIR", later=_SEALED)
+    allow_env_secrets: bool = option(
+        False, "use AWS keys from a message's config.env where it has no other credentials", boolean, metavar="BOOL"
+    )
+    env_allow: tuple[str, ...] = option(
+        (), "variables of the runner that a message may read as %NAME%", _words, metavar="NAME,…", many=True
+    )
+
+    file_root: tuple[str, ...] = option(
+        (), "directory that file:// artifacts may lie below [none]", _directories, metavar="DIR", many=True
+    )
+    s3_ca: str = option("", "CA certificates of S3 servers (PEM); implies TLS", _file, metavar="FILE")
+    s3_cert: str = option("", "client certificate for S3 servers (PEM)", _file, metavar="FILE")
+    s3_key: str = option("", "its private key", _file, metavar="FILE")
+    store_patience: float = option(
+        600.0, "how long a store may fail before the attempt is given up", parse_duration, metavar="DURATION"
+    )
+    cache_create: bool = option(False, "create the cache directory", boolean, metavar="BOOL", later=_CACHE)
+    cache_dir: str = option("", "artifact cache", metavar="DIR", later=_CACHE)
+    cache_size: int = option(0, "its largest size, at least 1 GB", parse_size, metavar="SIZE", later=_CACHE)
+
+    working_dir: str = option("", "where the runner keeps its files [TMPDIR or /tmp]", _directory, metavar="DIR")
+    max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
+    max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
+    max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
+    cpu_only: bool = option(False, "use no GPU (this version never does)", boolean, metavar="BOOL")
+    max_attempts: int = option(3, "how often a failing experiment is tried", count, metavar="N")
+    grace_period: float = option(
+        30.0, "how long running experiments may go on after a stop signal", parse_duration, metavar="DURATION"
+    )
+    schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
+    debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")
+
+    limit_tasks: int = option(0, "stop after this many attempts [0: never]", count, metavar="N")
+    limit_idle_duration: float = option(
+        0.0, "stop after this long without work [0: never]", parse_duration, metavar="DURATION"
+    )
+    limit_interval: float = option(0.0, "look at these limits this often", parse_duration, metavar="DURATION")
+
+    prom_address: str = option(":9090", "address of Prometheus metrics", metavar="ADDR", later="metrics")
+    cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
+    k8s_namespace: str = option("", "namespace of the state ConfigMaps", metavar="NAME", later=_KUBERNETES)
+    k8s_configmap: str = option("studioml-go-runner", "their name", metavar="NAME", later=_KUBERNETES)
+    slack_hook: str = option("", "Slack web hook", metavar="URL", later=_SLACK)
+    slack_room: str = option("", "Slack channel", metavar="NAME", later=_SLACK)
+
+    def faults(self) -> list[str]:
+        """What is wrong with the options taken together."""
+        found = []
+        if bool(self.s3_cert) != bool(self.s3_key):
+            found.append("--s3-cert and --s3-key belong together: give both or neither")
+        if self.max_attempts < 1:
+            found.append("--max-attempts is 0, but must be at least 1")
+        if not (self.amqp_url or self.queue_root):
+            found.append("there is no queue to take work from: give --amqp-url or --queue-root")
+        return found
+
+    @property
+    def home(self) -> Path:
+        """The runner's one root, ``$STUDIOML_HOME``: a directory of its own below the working directory."""
+        return Path(self.working_dir or tempfile.gettempdir()) / "studio-runner"
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """Return ``--queue-match`` for ``queue_match``."""
+    return "--" + field.name.replace("_", "-")
+
+
+def variable_of(field: dataclasses.Field[Any]) -> str:
+    """Return ``QUEUE_MATCH`` for ``queue_match``."""
+    return field.name.upper()
+
+
+class HelpWanted(Exception):
+    """``--help`` was given; the text is its answer."""
+
+
+def read(
+    kind: type[T], arguments: Sequence[str], environ: Mapping[str, str], *, usage: str, words: bool = False
+) -> tuple[T, list[str]]:
+    """Make an options object of flags and variables, and return it with the words after the flags.
+
+    Raises ConfigError with every mistake found: unknown flags, bad values, missing features, contradictions (which
+    ``kind`` may tell by a ``faults()`` method), and words after the flags unless ``words`` are wanted. Raises
+    HelpWanted for ``--help``.
+    """
+    fields = {flag_of(field): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    given, rest, faults = _split(arguments, fields)
+    if "--help" in given:
+        raise HelpWanted(f"usage: {usage}\n\n" + "\n".join(_help(flag, field) for flag, field in fields.items()))
+    values: dict[str, Any] = {}
+    for flag, field in fields.items():
+        name, texts = _origin(field, given.get(flag), environ)
+        if texts and field.metadata["later"]:
+            faults.append(f"{name} cannot be used: this version does not have {field.metadata['later']} yet; remove it")
+        elif texts:
+            try:
+                values[field.name] = _value(field, texts)
+            except ValueError as error:
+                faults.append(f"{name} {error}")
+    if rest and not words:
+        faults.append(f"{rest[0]!r} is no option of this program: see --help")
+    options = kind(**values)
+    # What is missing can only be told when nothing that was given got lost.
+    if not faults and hasattr(options, "faults"):
+        faults.extend(options.faults())
+    if faults:
+        raise ConfigError(faults)
+    return options, rest
+
+
+def _split(
+    arguments: Sequence[str], fields: Mapping[str, dataclasses.Field[Any]]
+) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """Split a command line into the flags' values, the words from the first one that is no flag, and faults."""
+    given: dict[str, list[str]] = {}
+    faults: list[str] = []
+    words = list(arguments)
+    while words and words[0].startswith("-") and words[0] not in ("-", "--"):
+        flag, equals, value = words.pop(0).partition("=")
+        flag = "--" + flag.lstrip("-")
+        if flag in ("--help", "--h"):
+            given["--help"] = []
+        elif flag not in fields:
+            faults.append(f"{flag} is no option of this program: see --help")
+        elif equals:
+            given.setdefault(flag, []).append(value)
+        elif fields[flag].metadata["parse"] is boolean:
+            given[flag] = ["true"]
+        elif words:
+            given.setdefault(flag, []).append(words.pop(0))
+        else:
+            faults.append(f"{flag} lacks its value: {fields[flag].metadata['metavar']}")
+    return given, words[1:] if words[:1] == ["--"] else words, faults
+
+
+def _origin(
+    field: dataclasses.Field[Any], flags: list[str] | None, environ: Mapping[str, str]
+) -> tuple[str, list[str]]:
+    """Return where a value comes from, and its texts, none when it was not given."""
+    if flags:
+        return flag_of(field), flags
+    value = environ.get(variable_of(field), "")
+    return variable_of(field), [value] if value else []
+
+
+def _value(field: dataclasses.Field[Any], texts: list[str]) -> Any:
+    """Parse a value: the last of several, or all where the option may be repeated."""
+    parse: Parse = field.metadata["parse"]
+    if field.metadata["many"]:
+        return tuple(one for text in texts for one in parse(text))
+    return parse(texts[-1])
+
+
+def _help(flag: str, field: dataclasses.Field[Any]) -> str:
+    """Format one option for ``--help``."""
+    meta = field.metadata
+    head = f"  {flag}" if meta["parse"] is boolean else f"  {flag} {meta['metavar']}"
+    later = f"(not in this version: {meta['later']}) " if meta["later"] else ""
+    text = textwrap.wrap(later + meta["help"] + _default(field), 76)
+    lines = [head.ljust(34) + text[0]] if len(head) < 33 else [head, " " * 34 + text[0]]
+    return "\n".join(lines + [" " * 34 + line for line in text[1:]])
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if "[" in field.metadata["help"] or field.default in ("", (), 0) or field.default is False:
+        return ""
+    return f" [{format_duration(field.default) if isinstance(field.default, float) else field.default}]"

@@ -1,0 +1,327 @@
+"""Requests to one S3 bucket, and what its answers mean: the only module that knows the HTTP client.
+
+The protocol: https://docs.aws.amazon.com/AmazonS3/latest/API/Welcome.html, as MinIO, Ceph and others speak it too.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from xml.etree import ElementTree
+
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from requests.exceptions import RequestException, SSLError
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
+
+from runner import __version__
+from runner.errors import MachineError, RunnerError, Unavailable
+from runner.retry import Patience, call
+from runner.storage.base import CHUNK, AwsCredentials, Denied, Location, NotFound, StoreOptions
+from runner.storage.sigv4 import Signer, encode
+
+# Seconds to wait for a connection (and for each CHUNK to be taken by the network), and for the next bytes of an answer.
+TIMEOUT = (10.0, 60.0)
+# Bytes of an answer that are looked at when it is no object: errors and acknowledgements are a few hundred.
+ANSWER = 64 * 1024
+
+ANONYMOUS = AwsCredentials("", "")
+
+_TRANSIENT_CODES = {
+    "BadDigest",  # the body was damaged on its way
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "XAmzContentSHA256Mismatch",
+}
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
+_AWS_HOST = re.compile(r"^s3[.-].*?(amazonaws\.com(?:\.cn)?(?::443)?)$")
+
+
+class AccessDenied(Denied):
+    """The key pair is good, but not for this."""
+
+
+_MEANINGS: dict[str, tuple[type[RunnerError], str]] = {
+    "NoSuchKey": (NotFound, "the object {object} does not exist"),
+    "NoSuchBucket": (NotFound, "the bucket {bucket!r} does not exist at {endpoint}"),
+    "NoSuchUpload": (NotFound, "the upload of {object} was aborted by somebody else"),
+    "AccessDenied": (AccessDenied, "{endpoint} does not allow {who} to {verb} {object}"),
+    "InvalidAccessKeyId": (
+        Denied,
+        "{endpoint} does not know {who}, which is to {verb} {object}: check the credentials",
+    ),
+    "SignatureDoesNotMatch": (
+        Denied,
+        "{endpoint} finds that the secret key does not belong to {who}, which is to {verb} {object}: "
+        "check the credentials",
+    ),
+    "RequestTimeTooSkewed": (MachineError, "the clocks of {endpoint} and this machine differ too much: set the clock"),
+}
+# What a status means without a code: answers to a HEAD have none.
+_UNSAID = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
+_OTHERWISE = (Denied, "{endpoint} refuses {who} to {verb} {object}: {answer}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request about one object, before it is addressed and signed. ``query`` is encoded already."""
+
+    method: str
+    key: str
+    query: str = ""
+    body: bytes | memoryview = b""
+
+    @cached_property
+    def sha256(self) -> str:
+        """The body's hash, in hexadecimal."""
+        return hashlib.sha256(self.body).hexdigest()
+
+    @cached_property
+    def md5(self) -> bytes:
+        """The body's digest, which guards it on its way and makes up its ETag."""
+        return hashlib.md5(self.body, usedforsecurity=False).digest()
+
+    @property
+    def verb(self) -> str:
+        """What a person would call it."""
+        return "read" if self.method in ("GET", "HEAD") else "write"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A good answer that is no object: its headers, and the text of each XML element by its local name."""
+
+    headers: Mapping[str, str]
+    fields: Mapping[str, str]
+
+
+class Bucket:
+    """One bucket, as one key pair sees it, over connections that are kept.
+
+    Every request is tried again, as long as patience lasts, while the endpoint is Unavailable.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        credentials: AwsCredentials,
+        options: StoreOptions,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._location, self._credentials, self._patience, self._sleep = location, credentials, options.patience, sleep
+        self._moved = False
+        self._verify = options.s3_ca or True
+        self._certificate = (options.s3_cert, options.s3_key) if options.s3_key else options.s3_cert or None
+        # The transport of requests without its Session: that would follow redirections, unbounded and re-signed by
+        # ~/.netrc, normalise the signed path, and keep cookies. Proxies from the environment are honoured in _send.
+        self._transport = HTTPAdapter()
+        sent = credentials.access_key + credentials.session_token + location.region
+        if not (sent.isascii() and sent.isprintable()):
+            raise Denied(f"the access key, session token or region for {self._endpoint} has impossible characters")
+
+    def ask(self, request: Call, *, patience: Patience | None = None) -> Answer:
+        """Send a request whose answer is short. Raises what the answer means if it is not a good one."""
+        return call(lambda: self._ask(request), patience or self._patience, sleep=self._sleep)
+
+    def fetch(self, key: str) -> Response:
+        """Return an object's answer with its body unread; the caller closes it.
+
+        Where the key pair may not read it, everybody may perhaps: it is tried once more anonymously.
+        """
+        request = Call("GET", key)
+        try:
+            return self._fetch(request, self._credentials)
+        except AccessDenied:
+            if self._credentials.anonymous:
+                raise
+            try:
+                return self._fetch(request, ANONYMOUS)
+            except (Denied, NotFound):
+                pass
+            raise
+
+    @property
+    def _endpoint(self) -> str:
+        return f"{'https' if self._location.tls else 'http'}://{self._location.host}"
+
+    def _fetch(self, request: Call, credentials: AwsCredentials) -> Response:
+        return call(lambda: self._exchange(request, credentials), self._patience, sleep=self._sleep)
+
+    def _ask(self, request: Call) -> Answer:
+        with closing(self._exchange(request, self._credentials)) as response:
+            fields = parse(self._text(response))
+        if "Error" in fields:  # S3 may have said 200 before it knew
+            raise self._meaning(response.status_code, fields, request, self._credentials)
+        return Answer(response.headers, fields)
+
+    def _exchange(self, request: Call, credentials: AwsCredentials) -> Response:
+        """Send a request once, or twice where the bucket turns out to be in another region."""
+        while True:
+            response = self._send(request, credentials)
+            if response.status_code < 300:
+                return response
+            with closing(response):
+                fields = parse(self._text(response))
+            if not self._move(response, fields):
+                raise self._meaning(response.status_code, fields, request, credentials)
+
+    def _move(self, response: Response, fields: Mapping[str, str]) -> bool:
+        """Go where the answer says that the bucket is, once; False if it says nothing of the kind."""
+        region = response.headers.get("x-amz-bucket-region") or fields.get("Region", "")
+        told = response.status_code in (301, 307, 400) and _REGION.fullmatch(region) is not None
+        if self._moved or not told or region == self._location.region:
+            return False
+        host = _AWS_HOST.sub(rf"s3.{region}.\1", self._location.host)
+        self._location, self._moved = replace(self._location, region=region, host=host), True
+        return True
+
+    def _send(self, request: Call, credentials: AwsCredentials) -> Response:
+        prepared = self._prepare(request, credentials)
+        try:
+            return self._transport.send(
+                prepared,
+                stream=True,
+                timeout=TIMEOUT,
+                verify=self._verify,
+                cert=self._certificate,
+                proxies=get_environ_proxies(prepared.url or "", no_proxy=None),
+            )
+        except SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise MachineError(
+                    f"the certificate of {self._endpoint} is not trusted: its authority can be named by --s3-ca"
+                ) from error
+            raise self._silence(error) from error
+        except RequestException as error:
+            raise self._silence(error) from error
+        except OSError as error:
+            raise MachineError(f"the files of --s3-ca, --s3-cert or --s3-key cannot be used: {error}") from error
+
+    def _prepare(self, request: Call, credentials: AwsCredentials) -> PreparedRequest:
+        """Build the request by hand, for the URL that is signed must be the one that is sent, '..' and all."""
+        place = self._location
+        url = f"{self._endpoint}/{encode(place.bucket)}/{encode(request.key, safe='/')}{request.query}"
+        headers = {"content-md5": base64.b64encode(request.md5).decode()} if request.body else {}
+        if not credentials.anonymous:
+            signer = Signer(credentials, place.region, "s3")
+            now = datetime.now(timezone.utc)
+            headers = signer.sign(request.method, url, headers=headers, payload_hash=request.sha256, now=now)
+        # What proxies may change is not signed.
+        headers |= {"accept-encoding": "identity", "user-agent": f"studio-runner/{__version__}"}
+        if request.method in ("PUT", "POST"):
+            headers["content-length"] = str(len(request.body))
+        prepared = PreparedRequest()
+        prepared.method, prepared.url, prepared.headers = request.method, url, CaseInsensitiveDict(headers)
+        prepared.body = _Slices(request.body) if request.body else None  # type: ignore[assignment]
+        return prepared
+
+    def _text(self, response: Response) -> bytes:
+        try:
+            text: bytes = response.raw.read(ANSWER, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise self._silence(error) from error
+        return text
+
+    def _silence(self, error: Exception) -> Unavailable:
+        return Unavailable(f"{self._endpoint} does not answer as it should: {reason(error)}")
+
+    def _meaning(
+        self, status: int, fields: Mapping[str, str], request: Call, credentials: AwsCredentials
+    ) -> RunnerError:
+        """Return the error that an answer is, in words that hold no secret and little of what the endpoint says."""
+        code = re.sub(r"[^A-Za-z0-9]", "", fields.get("Code", ""))[:60]
+        answer = f"{status} {code}".strip()
+        if _passing(status, code):
+            return Unavailable(f"{self._endpoint} is out of order or overloaded: it answered {answer}")
+        error, sentence = _MEANINGS.get(code or _UNSAID.get(status, "")) or _OTHERWISE
+        return error(
+            sentence.format(
+                endpoint=self._endpoint,
+                bucket=self._location.bucket,
+                object=self._location.sibling(request.key),
+                who=_name(credentials),
+                verb=request.verb,
+                answer=answer,
+            )
+        )
+
+
+def _passing(status: int, code: str) -> bool:
+    """Tell whether the same request may succeed later. A 200 that is an error was none that the endpoint foresaw."""
+    if code in _TRANSIENT_CODES or status in (408, 429):
+        return True
+    return (status >= 500 and status != 501) or (status < 300 and not code)
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """A body that is sent in pieces without being copied.
+
+    The HTTP client sends a whole buffer under one time limit, which a large part would overrun on a slow network.
+    """
+
+    body: bytes | memoryview
+
+    def __iter__(self) -> Iterator[memoryview]:
+        view = memoryview(self.body)
+        return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+
+class _Fields(dict[str, str]):
+    """A target for the XML parser. Entities need a DOCTYPE, which no store sends: refused before it is read."""
+
+    _text = ""
+
+    def start(self, _tag: str, _attributes: Mapping[str, str]) -> None:
+        self._text = ""
+
+    def data(self, text: str) -> None:
+        self._text += text
+
+    def end(self, tag: str) -> None:
+        self.setdefault(tag.rpartition("}")[2], self._text)
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("a store's answer has a DOCTYPE")
+
+    def close(self) -> None:
+        pass
+
+
+def parse(text: bytes) -> dict[str, str]:
+    """Return the first text of each XML element by its local name: as far as the XML is good, which it need not be."""
+    fields = _Fields()
+    parser = ElementTree.XMLParser(target=fields)  # noqa: S314  # see _Fields
+    try:
+        parser.feed(text)
+        parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError):
+        pass
+    return fields
+
+
+def reason(error: BaseException) -> str:
+    """Say why, in the words of the innermost error: the outer ones repeat the URL and can name a proxy's password."""
+    causes = (error.__cause__, getattr(error, "reason", None), *error.args)
+    inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    if inner is not None:
+        return reason(inner)
+    return str(error) if isinstance(error, OSError) and error.errno else type(error).__name__
+
+
+def _name(credentials: AwsCredentials) -> str:
+    return "anonymous access" if credentials.anonymous else f"access key {credentials.access_key[:4]}…"

@@ -1,0 +1,86 @@
+"""What may end an attempt before its time, and the only way to wait in one."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from runner.errors import ExperimentError, RunnerError
+from runner.lifecycle import Signals
+from runner.loop import Loop
+
+# The longest single wait, in seconds: a limit is noticed this late at worst.
+TICK = 1.0
+
+
+class Stopped(RunnerError):
+    """The supervisor wants the attempt to end; the message will be given back."""
+
+
+class Orphaned(RunnerError):
+    """The supervisor is gone: the message is somebody else's by now, so nothing may be stored any more."""
+
+
+class Cancelled(RunnerError):
+    """The experimenter has stopped the experiment: there is to be no other attempt."""
+
+
+class Watch:
+    """Serves the loop while waiting, and raises what ends the attempt early.
+
+    ``supervisor`` is the descriptor of the pipe from the supervisor; its end means that the supervisor is gone.
+    """
+
+    def __init__(self, loop: Loop, signals: Signals, supervisor: int) -> None:
+        self._loop, self._signals = loop, signals
+        self._orphaned = False
+        self._returning = False
+        self._deadline, self._limit = float("inf"), ""
+        self._cancelled = False
+        loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
+        loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
+
+    def _supervisor_spoke(self, fd: int, _events: int) -> None:
+        if not os.read(fd, 4096):
+            self._orphaned = True
+            self._loop.remove_handler(fd)
+
+    def limit(self, deadline: float, reason: str) -> None:
+        """Set when the experiment is to end, in seconds since 1970, and say in words whose limit it is."""
+        self._deadline, self._limit = deadline, reason
+
+    def cancel(self) -> None:
+        """The experimenter wants the experiment to end."""
+        self._cancelled = True
+
+    def returning(self) -> None:
+        """From now on only the supervisor's death is a reason not to go on."""
+        self._returning = True
+
+    def check(self) -> None:
+        """Raise what ends the attempt, if there is something."""
+        self.serve(0)
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long. Raises as ``serve`` does."""
+        end = time.monotonic() + seconds
+        self.serve(seconds)
+        while (left := end - time.monotonic()) > 0:
+            self.serve(left)
+
+    def serve(self, seconds: float = TICK) -> None:
+        """Wait until something happens, that long at most.
+
+        Raises Orphaned, Stopped, Cancelled, or ExperimentError when the time is up.
+        """
+        self._loop.run_once(min(seconds, TICK))
+        if self._orphaned:
+            raise Orphaned("the supervisor is gone")
+        if self._returning:
+            return
+        if self._signals.stops:
+            raise Stopped("the runner was told to stop")
+        if self._cancelled:
+            raise Cancelled("the experimenter stopped it")
+        if time.time() >= self._deadline:
+            raise ExperimentError(f"it was stopped at its time limit ({self._limit})")

@@ -1,0 +1,151 @@
+"""A small HTTP proxy in front of a real server that can be told to misbehave.
+
+    with faulty(s3.host) as proxy:
+        proxy.answer(503, times=3)            # instead of forwarding the next three requests
+        proxy.cut(1000, of="GET")             # the next answer to a GET ends after 1000 bytes of its body
+        proxy.swallow(of="POST")              # forward the next POST, and close instead of giving the answer
+
+Each fault waits for its requests: those whose ``METHOD target`` holds ``of``. Requests meet the oldest fault first.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from email.message import Message
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+ALWAYS = math.inf
+
+
+@dataclass
+class _Fault:
+    """``status``: answer so; ``after``: cut the body there; neither: swallow the answer."""
+
+    of: str
+    times: float
+    status: int = 0
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    after: int | None = None
+
+
+@dataclass
+class FaultyProxy:
+    """The proxy's address as HOST:PORT, and what came to it: ``METHOD target`` and the headers of each request."""
+
+    host: str
+    upstream: str
+    seen: list[str] = field(default_factory=list)
+    headers: list[Message] = field(default_factory=list)
+    connections: int = 0
+    _faults: list[_Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(
+        self, status: int, body: bytes = b"", *, headers: dict[str, str] | None = None, of: str = "", times: float = 1
+    ) -> None:
+        """Give this answer without asking the server."""
+        self._faults.append(_Fault(of, times, status=status, body=body, headers=headers or {}))
+
+    def cut(self, after: int, *, of: str = "", times: float = 1) -> None:
+        """Close the connection after so many bytes of an answer's body."""
+        self._faults.append(_Fault(of, times, after=after))
+
+    def swallow(self, *, of: str = "", times: float = 1) -> None:
+        """Let the server act, and close the connection instead of giving its answer."""
+        self._faults.append(_Fault(of, times))
+
+    def heal(self) -> None:
+        """Forget all faults."""
+        self._faults.clear()
+
+    def _meet(self, request: str, headers: Message) -> _Fault | None:
+        with self._lock:
+            self.seen.append(request)
+            self.headers.append(headers)
+            for fault in self._faults:
+                if fault.times > 0 and fault.of in request:
+                    fault.times -= 1
+                    return fault
+        return None
+
+
+@contextmanager
+def faulty(upstream: str, *, tls: ssl.SSLContext | None = None) -> Iterator[FaultyProxy]:
+    """Run a proxy before the server at ``upstream``, HOST:PORT, until the context ends; ``tls`` is for its clients."""
+
+    class Handler(_Handler):
+        proxy: FaultyProxy
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        Handler.proxy = FaultyProxy(f"127.0.0.1:{server.server_port}", upstream)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield Handler.proxy
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # kept connections would hold it up
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that go away are what this is for."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FaultyProxy
+
+    def setup(self) -> None:
+        super().setup()
+        self.proxy.connections += 1
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.proxy._meet(f"{self.command} {self.path}", self.headers)
+        if fault and fault.status:
+            self._reply(fault.status, {**fault.headers, "Content-Length": str(len(fault.body))})
+            self.wfile.write(fault.body if self.command != "HEAD" else b"")
+            return
+        with closing(HTTPConnection(self.proxy.upstream, timeout=60)) as connection:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            self._relay(connection.getresponse(), fault)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
+
+    def _relay(self, response: HTTPResponse, fault: _Fault | None) -> None:
+        if fault and fault.after is None:
+            self.close_connection = True
+            return
+        headers = dict(response.headers)
+        if headers.pop("Transfer-Encoding", ""):
+            self.close_connection = True
+            headers["Connection"] = "close"
+        self._reply(response.status, headers)
+        left = math.inf if fault is None or fault.after is None else fault.after
+        while left and (data := response.read(int(min(left, 65536)))):
+            self.wfile.write(data)
+            left -= len(data)
+        if not left:
+            self.close_connection = True
+
+    def _reply(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""

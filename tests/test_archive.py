@@ -1,0 +1,370 @@
+"""Archives: hostile ones harm nothing, real ones unpack, and what is packed can be unpacked."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import archive
+from runner.archive import Budget, compression_of, fingerprint, is_archive_name, pack, unpack
+from runner.errors import ExperimentError, Unavailable
+
+OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
+
+
+class Drip:
+    """A stream that gives little at a time, as networks do."""
+
+    def __init__(self, data: bytes, most: int = 1000) -> None:
+        self._stream, self._most = io.BytesIO(data), most
+        self.ended = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(self._most if size < 0 else min(size, self._most))
+        self.ended = not data
+        return data
+
+
+def tar(*members: tuple[str, dict[str, Any]], content: bytes = b"", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", **options) as made:
+        for name, fields in members:
+            member = tarfile.TarInfo(name)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            made.addfile(member, io.BytesIO(content.ljust(member.size, b"x")))
+    return buffer.getvalue()
+
+
+def tree(directory: Path) -> dict[str, bytes | None]:
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(directory.rglob("*"))
+    }
+
+
+def test_names_tell_archives_and_how_to_write_them() -> None:
+    kinds = {"a.tar": "", "a.tar.gz": "gz", "a.tgz": "bz2", "a.tar.bz2": "bz2", "a.tar.bzip2": "bz2", "a.tbz": "bz2"}
+    kinds["A.TBZ2"] = "bz2"
+    for name, kind in kinds.items():
+        assert is_archive_name(name)
+        assert compression_of(name) == kind
+    assert not any(map(is_archive_name, ["a", "a.gz", "a.tar.xz.txt", "tar"]))
+
+
+@pytest.mark.parametrize("path", sorted(OBJECTS.rglob("*.tar*")), ids=lambda path: path.name[:12])
+def test_real_clients_archives_unpack(tmp_path: Path, path: Path) -> None:
+    unpack(Drip(path.read_bytes()), tmp_path, Budget(None))
+    with tarfile.open(path) as stored:
+        wanted = {member.name.removeprefix("./") for member in stored}
+    assert set(tree(tmp_path)) == wanted
+
+
+@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_content_tells_the_compression_and_the_stream_is_read_to_its_end(
+    tmp_path: Path, squeeze: Callable[[bytes], bytes]
+) -> None:
+    stream = Drip(squeeze(tar(("sub/file", {"size": 5, "mode": 0o6754, "mtime": 1_000_000}))))
+    unpack(stream, tmp_path, Budget(None))
+    assert stream.ended
+    made = (tmp_path / "sub" / "file").stat()
+    assert (made.st_mode & 0o7777, made.st_mtime) == (0o754, 1_000_000)
+
+
+def test_several_compressed_streams_in_a_row_are_one(tmp_path: Path) -> None:
+    whole = tar(("file", {"size": 5000}))
+    for squeeze in (gzip.compress, bz2.compress):
+        unpack(Drip(squeeze(whole[:700]) + squeeze(whole[700:])), tmp_path, Budget(None))
+        assert len((tmp_path / "file").read_bytes()) == 5000
+
+
+LINK = {"type": tarfile.SYMTYPE}
+HARD = {"type": tarfile.LNKTYPE}
+HOSTILE = {
+    "absolute": [("/tmp/evil", {})],
+    "dots": [("a/../../evil", {})],
+    "dots in the end": [("a/..", {})],
+    "symlink to an absolute path": [("a", {**LINK, "linkname": "/tmp"})],
+    "symlink out": [("a/b", {**LINK, "linkname": "../../evil"})],
+    "symlink that goes up later": [("x", {**LINK, "linkname": "."}), ("a", {**LINK, "linkname": "x/x/../../evil"})],
+    "file through a symlink": [("a", {**LINK, "linkname": "b"}), ("a/evil", {})],
+    "hard link out": [("a", {**HARD, "linkname": "../canary"})],
+    "hard link to an absolute path": [("a", {**HARD, "linkname": "/etc/passwd"})],
+    "hard link to nothing": [("a", {**HARD, "linkname": "b"})],
+    "hard link through a symlink": [("l", {**LINK, "linkname": "."}), ("f", {}), ("a", {**HARD, "linkname": "l/f"})],
+    "hard link to a symlink": [("l", {**LINK, "linkname": "f"}), ("a", {**HARD, "linkname": "l"})],
+    "character device": [("a", {"type": tarfile.CHRTYPE})],
+    "block device": [("a", {"type": tarfile.BLKTYPE})],
+    "pipe": [("a", {"type": tarfile.FIFOTYPE})],
+    "file over a directory": [("a/b", {}), ("a", {})],
+    "directory over a file": [("a", {}), ("a", {"type": tarfile.DIRTYPE})],
+    "file below a file": [("a", {}), ("a/b", {})],
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_archive_is_refused_in_one_sentence_and_touches_nothing(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "canary").write_text("alive")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    with pytest.raises(ExperimentError, match="is refused, because its member"):
+        unpack(Drip(tar(*HOSTILE[kind])), inside, Budget(None))
+    assert {path.name for path in tmp_path.iterdir()} == {"canary", "inside"}
+    assert (tmp_path / "canary").read_text() == "alive"
+    assert (tmp_path / "canary").stat().st_nlink == 1
+
+
+def test_links_that_stay_inside_are_kept(tmp_path: Path) -> None:
+    members = [("d/f", {"size": 3}), ("d/l", {**LINK, "linkname": "../d/./f"}), ("h", {**HARD, "linkname": "d/f"})]
+    unpack(Drip(tar(*members)), tmp_path, Budget(None))
+    assert (tmp_path / "d" / "l").read_bytes() == (tmp_path / "h").read_bytes() == b"xxx"
+    assert (tmp_path / "d" / "l").readlink() == Path("../d/./f")
+
+
+def test_the_last_of_several_members_of_one_name_counts(tmp_path: Path) -> None:
+    outside = tmp_path / "canary"
+    outside.write_text("alive")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    unpack(Drip(tar(("a", {**LINK, "linkname": "b"}), ("a", {"size": 2}), ("a", {"size": 3}))), inside, Budget(None))
+    assert tree(inside) == {"a": b"xxx"}
+
+
+@pytest.mark.parametrize("squeeze", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_cut_archive_is_told(tmp_path: Path, squeeze: Callable[[bytes], bytes]) -> None:
+    data = squeeze(tar(("a", {"size": 100_000}), content=os.urandom(100_000)))
+    with pytest.raises(ExperimentError, match="damaged"):
+        unpack(Drip(data[: len(data) // 2]), tmp_path, Budget(None))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"hello" * 500, gzip.compress(b"hello"), b"\x1f\x8b" + b"?" * 50, b"BZh9" + b"?" * 50]
+)
+def test_what_is_no_archive_is_told(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(ExperimentError, match="damaged or is none"):
+        unpack(Drip(data), tmp_path, Budget(None))
+
+
+def test_a_break_of_the_store_stays_one(tmp_path: Path) -> None:
+    class Breaking(Drip):
+        def read(self, size: int = -1, /) -> bytes:
+            if data := super().read(size):
+                return data
+            raise Unavailable("cut")
+
+    for data in (tar(("a", {"size": 5000}))[:3000], tar(("a", {"size": 5000}))):
+        with pytest.raises(Unavailable):
+            unpack(Breaking(data), tmp_path, Budget(None))
+
+
+def test_the_budget_counts_files_and_members_before_they_are_written(tmp_path: Path) -> None:
+    data = tar(("a", {"size": 5000}), ("b", {"size": 5000}))
+    unpack(Drip(data), tmp_path, Budget(12_000))
+    with pytest.raises(ExperimentError, match="hdd"):
+        unpack(Drip(data), tmp_path, Budget(10_000))
+    with pytest.raises(ExperimentError, match="hdd"):
+        unpack(Drip(tar(*[(f"{i}", {}) for i in range(100)])), tmp_path, Budget(10_000))
+
+
+def peak(code: str, *arguments: object) -> float:
+    """Run code in a process of its own; return by how many MiB its memory has grown at most since the marked line."""
+    script = "import resource, sys, pathlib\nfrom tests.test_archive import *\n"
+    script += "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n" + code
+    script += "\nprint((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], cwd=root, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+class Endless:
+    """A tar stream of one member of zeros, made up as it is read."""
+
+    def __init__(self, size: int) -> None:
+        member = tarfile.TarInfo("zeros")
+        member.size = size
+        self._pieces = self._all(member)
+        self._rest = b""
+
+    @staticmethod
+    def _all(member: tarfile.TarInfo) -> Iterator[bytes]:
+        yield member.tobuf()
+        for _ in range(member.size // 65536):
+            yield bytes(65536)
+        yield bytes(1024)
+
+    def read(self, size: int = -1, /) -> bytes:
+        self._rest = self._rest or next(self._pieces, b"")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+def test_memory_is_flat_while_unpacking_and_packing(tmp_path: Path) -> None:
+    code = """
+directory = pathlib.Path(sys.argv[1])
+unpack(Endless(200 * 2**20), directory, Budget(None))
+class Null:
+    def write(self, data): return len(data)
+pack(directory, Null(), "x.tar")
+"""
+    assert peak(code, tmp_path) < 20
+
+
+@pytest.mark.parametrize("module", ["gzip", "bz2", "lzma"])
+def test_a_bomb_meets_its_budget_and_not_the_memory(tmp_path: Path, module: str) -> None:
+    bomb = tmp_path / "bomb"
+    squeezed = __import__(module)
+    with squeezed.open(bomb, "wb") as file:
+        source = Endless(300 * 2**20)
+        while data := source.read(65536):
+            file.write(data)
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    code = """
+try:
+    unpack(open(sys.argv[1], "rb"), pathlib.Path(sys.argv[2]), Budget(10**7))
+except ExperimentError as error:
+    assert "hdd" in str(error)
+else:
+    raise SystemExit("no error")
+"""
+    assert peak(code, bomb, inside) < 30
+    assert sum(path.stat().st_size for path in inside.iterdir()) <= 10**7
+
+
+def test_a_header_that_wants_gigabytes_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 5 * 2**30
+    with pytest.raises(ExperimentError, match="damaged"):
+        unpack(Drip(member.tobuf(tarfile.GNU_FORMAT) + bytes(10**6), most=10**6), tmp_path, Budget(None))
+
+
+def packed(directory: Path, name: str = "x.tar", first: str = "") -> bytes:
+    out = io.BytesIO()
+    pack(directory, out, name, first=first)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2"])
+def test_what_is_packed_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / "empty").mkdir()
+    (source / ("long" * 60)).write_bytes(b"long")
+    (source / os.fsdecode(b"bytes-\xff-\xc3\xa9")).write_bytes(b"odd")
+    (source / "deep" / "er" / "tool").write_bytes(b"#!")
+    (source / "deep" / "er" / "tool").chmod(0o755)
+    (source / "deep" / "link").symlink_to("er/tool")
+    os.mkfifo(source / "pipe")
+    copy.mkdir()
+    data = packed(source, name)
+    assert {b"\x1f\x8b": "gz", b"BZ": "bz2"}.get(data[:2], "") == compression_of(name)
+    unpack(Drip(data), copy, Budget(None))
+    wanted = tree(source)
+    del wanted["pipe"]
+    assert tree(copy) == wanted
+    assert (copy / "deep" / "er" / "tool").stat().st_mode & 0o777 == 0o755
+    assert (copy / "deep" / "link").is_symlink()
+
+
+def test_members_have_plain_names_and_the_log_comes_first(tmp_path: Path) -> None:
+    for name in ("a", "output", "z"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").touch()
+    with tarfile.open(fileobj=io.BytesIO(packed(tmp_path, first="output"))) as made:
+        assert made.getnames() == ["output", "a", "sub", "sub/file", "z"]
+        assert {(member.uid, member.gid, member.uname) for member in made} == {(0, 0, "")}
+
+
+def test_files_that_change_while_they_are_packed_spoil_nothing(tmp_path: Path) -> None:
+    for name in ("grows", "last", "shrinks", "vanishes"):
+        (tmp_path / name).write_bytes(b"x" * 3_000_000)
+
+    class Meddling(io.BytesIO):
+        def write(self, data: Any) -> int:
+            with (tmp_path / "grows").open("ab") as file:
+                file.write(b"more")
+            os.truncate(tmp_path / "shrinks", 10)
+            (tmp_path / "vanishes").unlink(missing_ok=True)
+            return super().write(data)
+
+    out = Meddling()
+    pack(tmp_path, out, "x.tar")
+    out.seek(0)
+    with tarfile.open(fileobj=out) as made:
+        contents = {member.name: made.extractfile(member).read() for member in made}  # type: ignore[union-attr]
+    assert set(contents) == {"grows", "last", "shrinks"}
+    assert contents["last"] == b"x" * 3_000_000
+    assert contents["grows"].startswith(b"x" * 3_000_000)
+    assert contents["shrinks"].startswith(b"x" * 10)
+
+
+def test_a_store_that_breaks_is_not_written_to_any_more(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(2_000_000))
+
+    class Broken:
+        calls = 0
+
+        def write(self, data: bytes, /) -> int:
+            self.calls += 1
+            raise Unavailable("broken")
+
+    out = Broken()
+    with pytest.raises(Unavailable, match="broken"):
+        pack(tmp_path, out, "x.tar")
+    assert out.calls == 1
+
+
+def test_many_small_files_are_no_trouble(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    for number in range(3000):
+        (source / f"{number:05}").write_bytes(b"%d" % number)
+    unpack(io.BytesIO(packed(source)), copy, Budget(None))
+    assert tree(copy) == tree(source)
+
+
+def test_more_members_than_anybody_needs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_MOST_MEMBERS", 10)
+    with pytest.raises(ExperimentError, match="more than 10 members"):
+        unpack(Drip(tar(*[(f"{i}", {}) for i in range(11)])), tmp_path, Budget(None))
+
+
+def test_a_fingerprint_tells_every_change_and_only_changes(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path) == ""
+    (tmp_path / "empty").mkdir()
+    assert fingerprint(tmp_path) == ""
+    assert fingerprint(tmp_path / "missing") == ""
+    file = tmp_path / "file"
+    seen = [""]
+
+    def changed() -> bool:
+        seen.append(fingerprint(tmp_path))
+        return seen[-1] != seen[-2]
+
+    file.write_bytes(b"one")
+    assert changed()
+    assert not changed()
+    os.utime(file, (1, 1))
+    assert changed()
+    file.chmod(0o600)
+    assert changed()
+    file.rename(tmp_path / "other")
+    assert changed()
+    (tmp_path / "link").symlink_to("other")
+    assert changed()
+    assert len(set(seen)) == 6

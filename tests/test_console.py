@@ -1,0 +1,42 @@
+"""The experiment's log: every byte in the file, every line to the listener."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runner.console import LONGEST_LINE, Console
+
+
+def written(path: Path, *pieces: bytes) -> list[str]:
+    heard: list[str] = []
+    with Console(path, heard.append) as console:
+        for piece in pieces:
+            console.feed(piece)
+    return heard
+
+
+def test_every_byte_is_kept_and_every_line_heard(tmp_path: Path) -> None:
+    path = tmp_path / "output" / "output"
+    assert written(path, b"one\ntw", b"o\r\n\n\xff", b"\nlast") == ["one", "two", "", "\ufffd", "last"]
+    assert path.read_bytes() == b"one\ntwo\r\n\n\xff\nlast"
+
+
+def test_a_second_attempt_appends(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    path.write_bytes(b"before\n")
+    written(path, b"after\n")
+    assert path.read_bytes() == b"before\nafter\n"
+
+
+def test_a_line_without_end_is_heard_in_pieces_of_bounded_length(tmp_path: Path) -> None:
+    heard = written(tmp_path / "output", *[b"x" * 65536] * 40)
+    assert sum(map(len, heard)) == 40 * 65536
+    assert max(map(len, heard)) <= LONGEST_LINE + 65536
+
+
+def test_the_runners_own_words_have_a_line_of_their_own(tmp_path: Path) -> None:
+    heard: list[str] = []
+    with Console(tmp_path / "output", heard.append) as console:
+        console.feed(b"half a line")
+        console.say("it failed")
+    assert heard == ["half a line", "studio-runner: it failed"]

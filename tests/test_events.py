@@ -1,0 +1,58 @@
+"""The contract between the supervisor and an attempt, from both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from runner import events
+from runner.events import Checkpoint, ContractError, Finished, Options, Order, Phase, Placed, Started
+
+ORDER = Order(
+    document={"experiment": {"key": "k"}, "config": {}},
+    queue="rmq_q",
+    attempt=2,
+    last=False,
+    python="/usr/bin/python3",
+    version="3.11.2",
+    options=Options(home="/x", file_roots=("/a", "/b"), env_allow=("NAME",), store_patience=3.5),
+)
+
+
+def test_an_order_comes_out_as_it_went_in() -> None:
+    assert Order.from_line(ORDER.to_line()) == ORDER
+    assert ORDER.to_line().count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Placed("abc-1"), Phase("fetch"), Started(42), Checkpoint(3), Checkpoint(0, "no"), Finished("failed", "why\nso")],
+)
+def test_an_event_comes_out_as_it_went_in(event: events.Event) -> None:
+    assert events.from_line(events.to_line(event)) == event
+    assert events.to_line(event).count(b"\n") == 1
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"nonsense", b'{"event": "placed"}', b'{"event": "unheard of"}'])
+def test_what_is_no_event_is_told(line: bytes) -> None:
+    with pytest.raises(ContractError):
+        events.from_line(line)
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"options": {"file_roots": [], "env_allow": []}}'])
+def test_what_is_no_order_is_told(line: bytes) -> None:
+    with pytest.raises(ContractError):
+        Order.from_line(line)
+
+
+def test_exit_statuses_are_the_contract() -> None:
+    statuses = {
+        verdict: Finished(verdict, "").status for verdict in ("completed", "failed", "misfit", "unavailable", "stopped")
+    }
+    assert statuses == {"completed": 0, "failed": 1, "misfit": 75, "unavailable": 75, "stopped": 75}
+
+
+def test_secrets_of_a_request_are_not_shown_by_its_order() -> None:
+    order = dataclasses.replace(ORDER, document={"credentials": "s3cret"})
+    assert "s3cret" not in repr(order)

@@ -1,0 +1,81 @@
+"""Imports only ever point down: the table is the drawing of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "runner"
+
+# From top to bottom. A module may import what stands below it, never what stands above it or beside it, except that
+# modules of one package ("storage.*") may import each other. Bases, which are the seams, stand at the bottom.
+LAYERS: list[list[str]] = [
+    ["__main__"],
+    ["cli"],
+    ["serve", "submit", "attempt"],
+    ["supervisor"],
+    ["admission", "child"],
+    ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker"],
+    ["sandbox.environment", "sandbox.requirements", "console", "metadata", "watch", "queues.files", "queues.rabbitmq"],
+    ["sandbox.base", "lifecycle"],
+    ["place", "events", "request", "queues", "machine.inventory", "storage.stores"],
+    ["machine.allocate", "queues.base", "archive", "storage.s3", "storage.files", "storage", "sandbox.process"],
+    ["fields", "redaction", "json_patch", "storage.s3_wire", "settings"],
+    ["strict_json", "storage.sigv4", "storage.base", "loop", "log"],
+    ["retry", "units", "machine", "sandbox"],
+    ["errors"],
+    [""],
+]
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the project's modules that a module imports, anywhere in it, without the leading ``runner.``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module or ""]
+        for name in names:
+            module = name.removeprefix("runner").removeprefix(".") if name.split(".")[0] == "runner" else None
+            if module in MODULES:
+                found.add(module)
+    return found
+
+
+def test_the_table_names_every_module_and_no_other() -> None:
+    assert set(LEVEL) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_imports_only_what_is_below_it(module: str) -> None:
+    package = module.partition(".")[0]
+    wrong = {
+        other
+        for other in imported(MODULES[module]) - {module}
+        if LEVEL[other] <= LEVEL[module] and package != other.partition(".")[0]
+    }
+    assert not wrong
+
+
+def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
+    """pika ends in queues/rabbitmq.py; requests and urllib3 in the S3 client and the search for queues."""
+    allowed = {
+        "pika": {"queues.rabbitmq"},
+        "requests": {"queues.rabbitmq", "storage.s3", "storage.s3_wire"},
+        "urllib3": {"storage.s3", "storage.s3_wire"},
+    }
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert module in allowed.get(name.split(".")[0], {module}), f"{module} imports {name}"

@@ -1,0 +1,87 @@
+"""Sharing the machine, finding its Pythons, taking stock of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.errors import MachineError
+from runner.machine import inventory
+from runner.machine.allocate import Allocator, Resources
+from runner.sandbox import interpreters
+
+
+def test_what_is_given_out_never_exceeds_the_machine_and_comes_back() -> None:
+    total = Resources(cpus=8, ram=1000, hdd=1000)
+    allocator, held = Allocator(total), []
+    chance = random.Random(1)
+    for _ in range(2000):
+        need = Resources(chance.randint(0, 4), chance.randint(0, 500), chance.randint(0, 500))
+        if allocator.fits(need):
+            allocator.reserve(need)
+            held.append(need)
+        elif held:
+            allocator.release(held.pop(chance.randrange(len(held))))
+        assert sum(held, Resources()).within(total)
+        assert allocator.free + sum(held, Resources()) == total
+    assert allocator.could_ever(total)
+    assert not allocator.could_ever(Resources(cpus=9))
+
+
+def test_an_account_that_does_not_balance_is_an_error() -> None:
+    allocator = Allocator(Resources(2, 2, 2))
+    with pytest.raises(ValueError, match="do not fit"):
+        allocator.reserve(Resources(3))
+    with pytest.raises(ValueError, match="not reserved"):
+        allocator.release(Resources(1))
+
+
+def test_the_machine_is_taken_stock_of_within_the_operators_limits(tmp_path: Path) -> None:
+    stock = inventory.take_stock(tmp_path, max_cores=1, max_mem=1000, max_disk=2000)
+    assert stock == Resources(1, 1000, 2000)
+    stock = inventory.take_stock(tmp_path)
+    assert 1 <= stock.cpus <= len(os.sched_getaffinity(0))
+    assert 0 < stock.ram <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert stock.hdd > 0
+
+
+def fake_python(path: Path, version: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_newest_fitting_interpreter_is_taken(tmp_path: Path) -> None:
+    fake_python(tmp_path / "a" / "python3.9", "3.9.18")
+    fake_python(tmp_path / "a" / "python3.10", "3.10.2")
+    newest = fake_python(tmp_path / "b" / "python3.10", "3.10.13")
+    fake_python(tmp_path / "b" / "python2.7", "2.7.18")
+    directories = [tmp_path / "a", tmp_path / "missing", tmp_path / "b"]
+    assert interpreters.find("3", directories).path == newest
+    assert interpreters.find("3.10", directories).path == newest
+    assert interpreters.find("3.10.2", directories).version == (3, 10, 2)
+    assert str(interpreters.find("2", directories)) == "2.7.18"
+
+
+def test_a_version_prefix_is_not_a_text_prefix(tmp_path: Path) -> None:
+    fake_python(tmp_path / "python3.10", "3.10.2")
+    with pytest.raises(MachineError):
+        interpreters.find("3.1", [tmp_path])
+
+
+def test_a_missing_interpreter_is_told_with_what_is_there(tmp_path: Path) -> None:
+    fake_python(tmp_path / "python3.9", "3.9.18")
+    (tmp_path / "python3.11").write_text("broken")
+    with pytest.raises(MachineError, match=r"no Python 3\.11 .*3\.9\.18"):
+        interpreters.find("3.11", [tmp_path])
+
+
+def test_the_running_interpreter_is_found_where_it_is() -> None:
+    version = ".".join(map(str, sys.version_info[:3]))
+    there = interpreters.there([Path(sys.base_prefix) / "bin"])
+    assert version in map(str, there)

@@ -1,0 +1,144 @@
+"""Options: one field each, flag and variable equal, all mistakes at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConfigError
+from runner.settings import HelpWanted, Settings, flag_of, read, variable_of
+
+# Protocol section 9, word for word.
+PROTOCOL = [
+    "amqp-url",
+    "amqp-mgt-url",
+    "queue-match",
+    "queue-mismatch",
+    "sqs-certs",
+    "sqs-timeout",
+    "queue-root",
+    "working-dir",
+    "debug",
+    "cpu-only",
+    "max-cores",
+    "max-mem",
+    "max-disk",
+    "encrypt-dir",
+    "clear-text-messages",
+    "request-signatures-dir",
+    "response-signatures-dir",
+    "prom-address",
+    "schema-logs",
+    "allow-env-secrets",
+    "limit-tasks",
+    "limit-idle-duration",
+    "limit-interval",
+    "cache-create",
+    "cache-dir",
+    "cache-size",
+    "s3-ca",
+    "s3-cert",
+    "s3-key",
+    "k8s-namespace",
+    "k8s-configmap",
+    "cpu-profile",
+    "certs-dir",
+    "slack-hook",
+    "slack-room",
+]
+
+FIELDS = {flag_of(field): field for field in dataclasses.fields(Settings)}
+
+
+def settings(*arguments: str, **environ: str) -> Settings:
+    return read(Settings, ("--amqp-url", "amqp://host", *arguments), environ, usage="")[0]
+
+
+def faults(*arguments: str, **environ: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        settings(*arguments, **environ)
+    return caught.value.faults
+
+
+def test_every_option_of_the_protocol_exists() -> None:
+    assert {f"--{name}" for name in PROTOCOL} <= set(FIELDS)
+
+
+def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
+    samples = {"DIR": str(tmp_path), "FILE": __file__, "SIZE": "2GiB", "DURATION": "90s", "N": "7", "BOOL": "true"}
+    for flag, field in FIELDS.items():
+        if field.metadata["later"] or flag in ("--s3-cert", "--s3-key"):
+            continue
+        text = samples.get(field.metadata["metavar"], "a.b")
+        by_flag, by_variable = (
+            settings(flag, text) if text != "true" else settings(flag),
+            settings(**{variable_of(field): text}),
+        )
+        if flag != "--amqp-url":
+            assert getattr(by_flag, field.name) == getattr(by_variable, field.name) != field.default or text == "true"
+
+
+def test_the_flag_wins_over_the_variable() -> None:
+    assert settings("--queue-match", "^a$", QUEUE_MATCH="^b$").queue_match == "^a$"
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert settings(MAX_CORES="", SLACK_HOOK="").max_cores == 0
+
+
+@pytest.mark.parametrize("form", [["-max-cores=3"], ["--max-cores", "3"], ["-max-cores", "3"], ["--max-cores=3"]])
+def test_the_earlier_runners_forms_of_flags_are_understood(form: list[str]) -> None:
+    assert settings(*form).max_cores == 3
+
+
+def test_sizes_and_durations_have_units() -> None:
+    given = settings("--max-mem", "2 GiB", "--grace-period", "1h30m", "--max-disk", "3gb")
+    assert (given.max_mem, given.grace_period, given.max_disk) == (2 * 2**30, 5400.0, 3_000_000_000)
+
+
+def test_a_flag_without_a_value_is_true_and_can_be_made_false() -> None:
+    assert settings("--debug").debug
+    assert not settings("--schema-logs=false").schema_logs
+
+
+def test_a_repeated_option_collects(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir()
+    second.mkdir()
+    assert settings("--file-root", str(first), "--file-root", str(second)).file_root == (str(first), str(second))
+    assert settings(FILE_ROOT=f"{first},{second}").file_root == (str(first), str(second))
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    told = faults("--max-cores", "many", "--queue-match", "(", "--nonsense", "--s3-ca", "/no/such", DEBUG="perhaps")
+    assert len(told) == 5
+    for name in ("--max-cores", "--queue-match", "--nonsense", "--s3-ca", "DEBUG"):
+        assert any(name in fault for fault in told)
+
+
+@pytest.mark.parametrize("flag", [flag for flag, field in FIELDS.items() if field.metadata["later"]])
+def test_an_option_of_a_feature_that_is_not_there_yet_is_an_error_and_not_ignored(flag: str) -> None:
+    (told,) = faults(f"{flag}=1")
+    assert flag in told
+    assert "does not have" in told
+
+
+def test_options_that_belong_together_are_checked_together() -> None:
+    assert "--s3-key" in faults("--s3-cert", __file__)[0]
+    with pytest.raises(ConfigError, match="no queue"):
+        read(Settings, [], {}, usage="")
+
+
+def test_a_flag_without_its_value_and_a_stray_word_are_told() -> None:
+    assert "lacks its value" in faults("--max-cores")[0]
+    assert "'stray'" in faults("stray")[0]
+
+
+def test_help_shows_every_option_with_its_default() -> None:
+    with pytest.raises(HelpWanted) as wanted:
+        settings("--help")
+    for flag in FIELDS:
+        assert f"  {flag}" in str(wanted.value)
+    assert "[30s]" in str(wanted.value)

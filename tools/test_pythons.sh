@@ -1,0 +1,22 @@
+#!/bin/bash
+# Run the unit tests on every CPython 3.10 to 3.13 that pyenv has, but for the one that the main tests run on.
+set -eu -o pipefail
+
+own=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+for minor in 3.10 3.11 3.12 3.13; do
+  [ "$minor" != "$own" ] || continue
+  python=$(compgen -G "${PYENV_ROOT:-$HOME/.pyenv}/versions/$minor.*/bin/python$minor" | sort -V | tail -n 1) || true
+  if [ -z "$python" ]; then
+    echo "no Python $minor in pyenv: not tested"
+    continue
+  fi
+  venv=.venv-$minor
+  if [ ! -e "$venv/ready" ] || [ requirements/dev.txt -nt "$venv/ready" ]; then
+    "$python" -m venv --clear "$venv"
+    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+    touch "$venv/ready"
+  fi
+  echo "Python $minor:"
+  "$venv/bin/pytest" -q tests --ignore tests/e2e --ignore tests/contract --ignore tests/test_s3.py \
+    --ignore tests/test_rabbitmq.py
+done

@@ -26,13 +26,19 @@ _LOG_LINE = 8 * 1024
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
 
-def accession(host: str, started: float) -> str:
-    """Name an attempt by its host and its start, in seconds since 1970; a host's names sort by time."""
-    number, digits = int(started), ""
-    while number:
-        number, digit = divmod(number, 62)
-        digits = _BASE62[digit] + digits
-    return f"{host}-{digits or '0'}"
+def accession(host: str, started: float, *, nth: int = 0) -> str:
+    """Name an attempt by its host and its start, in seconds since 1970; a host's names sort by time.
+
+    ``nth`` tells apart the attempts of one second: the first one, 0, has the plain name of the protocol.
+    """
+    return f"{host}-{_base62(int(started))}" + (f"-{_base62(nth)}" if nth else "")
+
+
+def _base62(number: int) -> str:
+    digits = _BASE62[number % 62]
+    while number := number // 62:
+        digits = _BASE62[number % 62] + digits
+    return digits
 
 
 class Document:

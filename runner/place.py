@@ -89,6 +89,23 @@ def _make(home: Path, prefix: str) -> Place:
     raise AssertionError("count() does not end")
 
 
+def turn(home: Path, second: int) -> tuple[int, int]:
+    """Return a second, and the how manieth attempt in it this one is: a pair that no runner below ``home`` gets twice.
+
+    Metadata objects are named by it, and of two of one name the first would be lost. The second is a later one when
+    the clock has gone back.
+    """
+    with (home / "clock").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        last, _, counted = file.read().partition(" ")
+        latest = int(last or 0)
+        pair = (second, 0) if second > latest else (latest, int(counted) + 1)
+        file.truncate(0)
+        file.write(f"{pair[0]} {pair[1]}")
+    return pair
+
+
 def sweep(home: Path, *, keep: bool) -> None:
     """Clear away what killed attempts have left below ``home``: processes, and unless ``keep`` directories."""
     for root in (home / "experiments").iterdir():

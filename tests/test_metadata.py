@@ -266,3 +266,7 @@ def test_accessions_sort_by_time() -> None:
     names = [accession("h", moment) for moment in range(1_700_000_000, 1_900_000_000, 7_654_321)]
     assert names == sorted(names)
     assert len(set(map(len, names))) == 1
+
+
+def test_attempts_of_one_second_have_names_of_their_own() -> None:
+    assert [accession("host", 62.9, nth=nth) for nth in (0, 1, 62)] == ["host-10", "host-10-1", "host-10-10"]

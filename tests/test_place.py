@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ConfigError
-from runner.place import make_home, placed, sweep
+from runner.place import make_home, placed, sweep, turn
 
 
 def test_an_attempt_has_directories_of_its_own_and_leaves_none(tmp_path: Path) -> None:
@@ -57,6 +57,11 @@ def test_sweeping_kills_what_a_dead_attempt_left_running(tmp_path: Path) -> None
         other.kill()
         other.wait()
     assert not place.root.exists()
+
+
+def test_attempts_of_one_second_are_told_apart(tmp_path: Path) -> None:
+    turns = [turn(tmp_path, second) for second in (7, 7, 7, 8, 8, 7, 9)]
+    assert turns == [(7, 0), (7, 1), (7, 2), (8, 0), (8, 1), (8, 2), (9, 0)]
 
 
 def test_the_root_is_for_its_user_only(tmp_path: Path) -> None:

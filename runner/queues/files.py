@@ -65,7 +65,10 @@ class FileDelivery:
         if self._file.closed:
             return
         with self._file, suppress(FileNotFoundError):
-            action()
+            try:
+                action()
+            except PermissionError as error:
+                log.error("%s stays in its queue, and will come again: %s", self._path, error.strerror)
 
 
 class Directory:
@@ -113,6 +116,8 @@ class Directory:
             return None
         if _lock(file) and _is_still(path, file):
             body = file.read(_LARGEST)
+            if len(body) == _LARGEST:
+                log.error("%s is larger than any request, and is cut off after %d MiB", path, _LARGEST >> 20)
             if body and (_is_json(body) or self._now() - os.fstat(file.fileno()).st_mtime > _UNFINISHED):
                 return FileDelivery(queue, path, file, body)
         file.close()

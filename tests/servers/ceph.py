@@ -124,12 +124,12 @@ def s3() -> Iterator[S3Server]:
             f"no S3 server to test against: {', '.join(missing)} not found (apt-get install radosgw ceph-mon ceph-osd)"
         )
         (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
-    with _started() as server:
+    with started() as server:
         yield server
 
 
 @contextmanager
-def _started(tries: int = 3) -> Iterator[S3Server]:
+def started(tries: int = 3) -> Iterator[S3Server]:
     """Start the server, again with other ports if need be; stop it and remove its files in the end."""
     with ExitStack() as stack:
         for attempt in range(1, tries + 1):

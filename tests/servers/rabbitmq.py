@@ -102,8 +102,10 @@ class Broker:
             output = (self.root / "rabbitmq-server.out").read_text(errors="replace")
             raise StartError(f"rabbitmq-server ended with status {self._node.returncode}: {output[-1000:]}")
         try:
+            if not self.api("GET", "overview").ok:
+                return False
             with self._channel():
-                return self.api("GET", "overview").ok
+                return True
         except (pika.exceptions.AMQPError, requests.RequestException):
             return False
 
@@ -191,8 +193,8 @@ def broker() -> Iterator[Broker]:
     if not SCRIPT.exists() or shutil.which("epmd") is None:
         reason = "no RabbitMQ to test against: rabbitmq-server not found (apt-get install rabbitmq-server)"
         (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
-    with _started() as started:
-        yield started
+    with started() as node:
+        yield node
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def rabbitmq(broker: Broker) -> Iterator[Broker]:
 
 
 @contextmanager
-def _started(tries: int = 3) -> Iterator[Broker]:
+def started(tries: int = 3) -> Iterator[Broker]:
     """Start a node, again with other ports if need be; stop it and remove its files in the end."""
     with ExitStack() as stack:
         for attempt in range(1, tries + 1):

@@ -1,0 +1,1 @@
+"""Figures of the whole runner, on real servers."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import platform
 import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, suppress
-from datetime import datetime, timezone
+from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 from runner import events, request
@@ -22,14 +17,12 @@ from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
 from runner.console import Console
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
-from runner.lifecycle import Signals
 from runner.loop import Loop
-from runner.metadata import Document, accession
-from runner.place import Place, placed, turn
+from runner.metadata_files import MetadataFiles, stamp
+from runner.place import Place
 from runner.program import Programs
 from runner.record import Record
 from runner.retry import Patience
-from runner.sandbox import process
 from runner.sandbox.base import Job, Sandbox
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
@@ -69,9 +62,10 @@ class Attempt:
         self._back = Stores(_store_options(order), sleep=time.sleep)
         self._worker = Worker(loop)
         self._record = Record(self._request.record, self._back) if self._request.record else None
-        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, Budget(self._request.resources.hdd))
-        second, nth = turn(place.home, int(self._began))
-        self._metadata = _Metadata(order, self._request, place, accession(platform.node(), second, nth=nth))
+        self._artifacts = Artifacts(
+            list(self._request.artifacts.values()), place, Budget(self._request.resources.hdd or None)
+        )
+        self._metadata = MetadataFiles(order, self._request, place, began=self._began)
 
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
@@ -125,7 +119,7 @@ class Attempt:
     def _execute(self, programs: Programs, sandbox: Sandbox) -> None:
         self._tell(events.Phase("run"))
         argv, env = sandbox.command()
-        self._metadata.add(start_time=_stamp())
+        self._metadata.add(start_time=stamp())
         status = programs.run(argv, env, self._place.workspace, started=self._begin)
         if status:
             how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
@@ -183,7 +177,7 @@ class Attempt:
         self._watch.returning()
         if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
             self._tell(events.Phase("return"))
-            self._metadata.write("completed" if finished.verdict == "completed" else "failed", stop_time=_stamp())
+            self._metadata.write("completed" if finished.verdict == "completed" else "failed", stop_time=stamp())
             try:
                 self._worker.wait(partial(self._artifacts.upload, self._back, final=True), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
@@ -208,42 +202,6 @@ class Attempt:
         outcome = {"verdict": finished.verdict, "sentence": finished.sentence, "accession": self._metadata.accession}
         times = {"time_finished": time.time()} if over else {}
         self._worker.wait(partial(self._record.update, status, outcome=outcome, **times), self._watch)
-
-
-class _Metadata:
-    """The attempt's metadata document and its files (protocol section 6)."""
-
-    def __init__(self, order: Order, wanted: request.Request, place: Place, name: str) -> None:
-        self.accession = name
-        self._order, self._wanted = order, wanted
-        self._directory = place.label(METADATA)
-        self._document = Document(schema_logs=order.options.schema_logs)
-        labels = ("author", "project_version", "project_experiment")
-        given = {label: getattr(wanted, label) for label in labels if getattr(wanted, label) is not None}
-        self.add(
-            load_time=_stamp(),
-            host=platform.node(),
-            experiment={"key": wanted.key, "project": wanted.project, **given},
-            artifacts={label: artifact.qualified for label, artifact in wanted.artifacts.items()},
-        )
-
-    def hear(self, line: str) -> None:
-        """Take one line of the experiment's output."""
-        self._document.feed(line, datetime.now(timezone.utc))
-
-    def add(self, **members: object) -> None:
-        self._document.studioml(**members)
-
-    def write(self, status: str, **members: object) -> None:
-        """Put the document, and the request without its secrets, where they are uploaded from; if they are wanted."""
-        if METADATA not in self._wanted.artifacts:
-            return
-        self.add(status=status, **members)
-        self._directory.mkdir(exist_ok=True)
-        (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
-        kept = self._directory / f"request-host-{self.accession}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(request.redacted(self._order.document)))
 
 
 def _nobody_hears(_sentence: str) -> None:
@@ -276,62 +234,8 @@ def _store_options(order: Order) -> StoreOptions:
     )
 
 
-def _stamp() -> str:
-    """The time as ISO 8601 with its zone."""
-    return datetime.now().astimezone().isoformat()
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def serve(order_fd: int, event_fd: int) -> int:
-    """Be the process of one attempt: wait for an order, carry it out, and return the exit status.
-
-    The process may be started long before there is an order; it ends when the supervisor does.
-    """
-    process.adopt_orphans()
-    import_module("runner.storage.s3")  # 0.15 s that no order has to wait for
-    line = _read_line(order_fd)
-    if not line:
-        return events.DONE
-
-    def tell(event: events.Event) -> None:
-        # A supervisor that died is noticed by the watch.
-        with suppress(BrokenPipeError):
-            os.write(event_fd, events.to_line(event))
-
-    with Signals() as signals, closing(Loop()) as loop:
-        try:
-            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), tell)
-        except Orphaned:
-            return events.GIVE_BACK
-        except Exception as error:
-            log.exception("the attempt broke down: this is a mistake in the runner")
-            finished = Finished("unavailable", f"the runner made a mistake: {error!r}")
-    tell(finished)
-    return finished.status
-
-
-def _carry_out(order: Order, loop: Loop, watch: Watch, tell: Callable[[events.Event], None]) -> Finished:
-    key = str(order.document["experiment"]["key"])
-    with placed(Path(order.options.home), key, keep=order.options.debug) as place:
-        tell(events.Placed(place.name))
-        try:
-            return Attempt(order, place, loop=loop, watch=watch, tell=tell).run()
-        finally:
-            process.kill_descendants()
-
-
-def _read_line(fd: int) -> bytes:
-    """Read up to the end of a line, b"" when the writer goes away before that."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        data = os.read(fd, 1024 * 1024)
-        if not data:
-            return b""
-        line += data
-    return bytes(line)

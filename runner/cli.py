@@ -48,7 +48,7 @@ def _version(_words: list[str]) -> int:
 
 def _attempt(words: list[str]) -> int:
     """Be the process of one attempt; only the supervisor starts it (see events.py)."""
-    from runner.attempt import serve  # noqa: PLC0415 -- each command pays only for what it uses
+    from runner.attempt_process import serve  # noqa: PLC0415 -- each command pays only for what it uses
 
     log.start(log.level_of(os.environ.get("LOGXI", "")))
     return serve(sys.stdin.fileno(), int(words[0]))

@@ -73,9 +73,11 @@ def placed(home: Path, key: str, *, keep: bool) -> Iterator[Place]:
     place.workspace.mkdir()
     with (place.scratch / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield place
-        if not keep:
-            remove(place.root)
+        try:
+            yield place
+        finally:
+            if not keep:
+                remove(place.root)
 
 
 def _make(home: Path, prefix: str) -> Place:

@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "attempt"],
-    ["supervisor"],
-    ["admission", "child"],
+    ["serve", "submit", "attempt_process"],
+    ["supervisor", "attempt"],
+    ["admission", "child", "metadata_files"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker"],
     ["sandbox.environment", "sandbox.requirements", "console", "metadata", "watch", "queues.files", "queues.rabbitmq"],
     ["sandbox.base", "lifecycle"],

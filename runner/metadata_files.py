@@ -1,0 +1,59 @@
+"""What is uploaded of an attempt's metadata: the scraped document, and the request without its secrets (section 6)."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import datetime, timezone
+
+from runner import request
+from runner.artifacts import METADATA
+from runner.events import Order
+from runner.metadata import Document, accession
+from runner.place import Place, turn
+
+
+class MetadataFiles:
+    """The metadata document of an attempt, in the files that are uploaded of it.
+
+    ``began`` is in seconds since 1970.
+    """
+
+    def __init__(self, order: Order, wanted: request.Request, place: Place, *, began: float) -> None:
+        second, nth = turn(place.home, int(began))
+        self.accession = accession(platform.node(), second, nth=nth)
+        self._order, self._wanted = order, wanted
+        self._directory = place.label(METADATA)
+        self._document = Document(schema_logs=order.options.schema_logs)
+        labels = ("author", "project_version", "project_experiment")
+        given = {label: getattr(wanted, label) for label in labels if getattr(wanted, label) is not None}
+        self.add(
+            load_time=stamp(),
+            host=platform.node(),
+            experiment={"key": wanted.key, "project": wanted.project, **given},
+            artifacts={label: artifact.qualified for label, artifact in wanted.artifacts.items()},
+        )
+
+    def hear(self, line: str) -> None:
+        """Take one line of the experiment's output."""
+        self._document.feed(line, datetime.now(timezone.utc))
+
+    def add(self, **members: object) -> None:
+        """Add what the runner itself knows, below ``studioml``."""
+        self._document.studioml(**members)
+
+    def write(self, status: str, **members: object) -> None:
+        """Put the document, and the request without its secrets, where they are uploaded from; if they are wanted."""
+        if METADATA not in self._wanted.artifacts:
+            return
+        self.add(status=status, **members)
+        self._directory.mkdir(exist_ok=True)
+        (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
+        kept = self._directory / f"request-host-{self.accession}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(request.redacted(self._order.document)))
+
+
+def stamp() -> str:
+    """The time as ISO 8601 with its zone."""
+    return datetime.now().astimezone().isoformat()

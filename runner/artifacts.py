@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from runner.archive import Budget, fingerprint, pack, unpack
+from runner.archive import Budget
 from runner.errors import ExperimentError, RunnerError, Unavailable
+from runner.packing import fingerprint, pack
 from runner.place import Place
 from runner.request import Artifact
 from runner.storage.base import CHUNK, NotFound, Reader
 from runner.storage.stores import Stores
+from runner.unpacking import unpack
 
 METADATA = "_metadata"
 LOG_LABEL = "output"

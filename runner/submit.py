@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner import request
-from runner.archive import Budget, pack, unpack
+from runner.archive import Budget
 from runner.errors import ConfigError, Unavailable
+from runner.packing import pack
 from runner.record import Record
 from runner.request import Artifact, Request
 from runner.retry import Patience
@@ -26,6 +27,7 @@ from runner.settings import boolean, count, option, read
 from runner.storage.base import CHUNK, Location, NotFound, StoreOptions, locate
 from runner.storage.stores import Stores
 from runner.units import format_duration, parse_duration
+from runner.unpacking import unpack
 
 _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
@@ -242,9 +244,9 @@ def _publish(settings: SubmitSettings, body: bytes) -> None:
 
         files.publish(Path(settings.queue_root), settings.queue, body)
     else:
-        from runner.queues import rabbitmq  # noqa: PLC0415
+        from runner.queues import amqp  # noqa: PLC0415
 
-        rabbitmq.publish(settings.amqp_url, settings.queue, body)
+        amqp.publish(settings.amqp_url, settings.queue, body)
 
 
 # Following

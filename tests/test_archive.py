@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from runner import archive
-from runner.archive import Budget, compression_of, fingerprint, is_archive_name, pack, unpack
+from runner import unpacking
+from runner.archive import Budget, compression_of, is_archive_name
 from runner.errors import ExperimentError, Unavailable
+from runner.packing import fingerprint, pack
+from runner.unpacking import unpack
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
 
@@ -339,7 +341,7 @@ def test_many_small_files_are_no_trouble(tmp_path: Path) -> None:
 
 
 def test_more_members_than_anybody_needs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "_MOST_MEMBERS", 10)
+    monkeypatch.setattr(unpacking, "_MOST_MEMBERS", 10)
     with pytest.raises(ExperimentError, match="more than 10 members"):
         unpack(Drip(tar(*[(f"{i}", {}) for i in range(11)])), tmp_path, Budget(None))
 

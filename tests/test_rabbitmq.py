@@ -14,7 +14,8 @@ import pytest
 from runner.errors import ConfigError, Unavailable
 from runner.loop import Loop
 from runner.queues import matcher
-from runner.queues.rabbitmq import RabbitDelivery, RabbitMQ, publish
+from runner.queues.amqp import publish
+from runner.queues.rabbitmq import RabbitDelivery, RabbitMQ
 from tests.servers.rabbitmq import PASSWORD, USER, Broker
 
 SECRET = "hunter2-Secret"

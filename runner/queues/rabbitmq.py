@@ -8,15 +8,10 @@ held: like this it is never more than the one message that the reason is about.
 from __future__ import annotations
 
 import logging
-import os
-import re
-import socket
-import ssl
 from collections.abc import Callable, Collection
 from functools import partial
 from threading import Thread
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
 
 import pika
 from pika import exceptions
@@ -24,21 +19,17 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from runner.errors import ConfigError, Unavailable
+from runner.errors import Unavailable
 from runner.loop import Loop
+from runner.queues.amqp import fault_of, name_of, parameters_of
+from runner.queues.management import Management
 from runner.retry import Patience
 
 log = logging.getLogger(__name__)
 
-EXCHANGE = "StudioML.topic"
-_PREFIX = "StudioML."
-
-# In seconds: how often queues are looked for, how long the management API may take to connect and to answer, how long
-# closing may take, and how long a broker that is out of memory or disk space may keep a publisher waiting.
+# In seconds: how often queues are looked for, and how long closing may take.
 _DISCOVERY = 5.0
-_ANSWER = (3.0, 10.0)
 _CLOSING = 2.0
-_BLOCKED = 30.0
 # Nobody but an operator can end this runner's patience with its broker.
 _RECONNECTION = Patience(total=float("inf"))
 
@@ -123,8 +114,8 @@ class RabbitMQ:
 
     def __init__(self, loop: Loop, url: str, management_url: str, wanted: Callable[[str], bool]) -> None:
         self._loop, self._wanted = loop, wanted
-        self._parameters = _parameters(url)
-        self._management = _Management(management_url, self._parameters)
+        self._parameters = parameters_of(url)
+        self._management = Management(management_url, self._parameters)
         self._notices = _Notices()
         self._queues: set[str] = set()
         self._listeners: dict[str, _Listener] = {}
@@ -185,13 +176,13 @@ class RabbitMQ:
             return
         self._notices.over("connection")
         self._delays = _RECONNECTION.delays()
-        log.info("connected to %s", _name(self._parameters))
+        log.info("connected to %s", name_of(self._parameters))
 
     def _failed(self, _connection: pika.SelectConnection, error: Exception) -> None:
         """The connection is lost, or could not be made: try again, later each time, for as long as it takes."""
         self._listeners.clear()
         if not self._closing:
-            self._notices.trouble("connection", f"{_fault(error, self._parameters)}; trying again until it works")
+            self._notices.trouble("connection", f"{fault_of(error, self._parameters)}; trying again until it works")
             self._loop.call_later(next(self._delays), self._connect)
 
     def _listen(self, queue: str) -> None:
@@ -199,7 +190,7 @@ class RabbitMQ:
             try:
                 self._listeners[queue] = _Listener(self._connection, queue, self._ended)
             except exceptions.NoFreeChannels:
-                where = _name(self._parameters)
+                where = name_of(self._parameters)
                 self._notices.trouble(
                     queue, f"{where} allows no more channels, so queue {queue} has to wait: raise its channel_max"
                 )
@@ -263,109 +254,6 @@ class _Notices:
         self._said.pop(subject, None)
 
 
-class _Management:
-    """The broker's management API, at ``url``, or "" for the usual place."""
-
-    def __init__(self, url: str, parameters: pika.URLParameters) -> None:
-        scheme = "https" if parameters.ssl_options else "http"
-        host = f"[{parameters.host}]" if ":" in parameters.host else parameters.host
-        parts = urlsplit(os.path.expandvars(url) or f"{scheme}://{host}:{parameters.port + 10000}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError("--amqp-mgt-url cannot be understood: http[s]://HOST:PORT is needed")
-        self._base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-        self._path = f"/api/exchanges/{quote(parameters.virtual_host, safe='')}/{EXCHANGE}/bindings/source"
-        self._user = unquote(parts.username or "") or parameters.credentials.username
-        self._password = unquote(parts.password or "") or parameters.credentials.password
-
-    def bound_queues(self) -> set[str]:
-        """Return the names of the queues that clients have bound to their exchange. Blocks. Raises Unavailable."""
-        # Imported in the thread that this is called in, while the main thread connects.
-        import requests  # noqa: PLC0415
-
-        try:
-            answer = requests.get(self._base + self._path, auth=(self._user, self._password), timeout=_ANSWER)
-        except requests.RequestException as error:
-            how = f"cannot be reached ({type(error).__name__})"
-            raise self._unavailable(f"{how}: enable the plugin rabbitmq_management, or set --amqp-mgt-url") from error
-        if answer.status_code == 404:
-            return set()  # no client has made the exchange yet, or the last one has taken it away
-        if answer.status_code in (401, 403):
-            raise self._unavailable(f"refuses user {self._user!r}: give that user the tag management")
-        try:
-            answer.raise_for_status()
-            return _bound_queues(answer.json())
-        except (requests.RequestException, ValueError, TypeError, KeyError) as error:
-            raise self._unavailable(
-                f"answers with status {answer.status_code} and no bindings: check --amqp-mgt-url"
-            ) from error
-
-    def _unavailable(self, why: str) -> Unavailable:
-        return Unavailable(f"the queues of RabbitMQ cannot be listed: its management API at {self._base} {why}")
-
-
-def _bound_queues(bindings: list[dict[str, str]]) -> set[str]:
-    return {
-        binding["destination"]
-        for binding in bindings
-        if binding["destination_type"] == "queue" and binding["routing_key"].startswith(_PREFIX)
-    }
-
-
-def _parameters(url: str) -> pika.URLParameters:
-    """Parse a URL. What is wrong with it is not repeated: any part of it may be a piece of the password."""
-    expanded = os.path.expandvars(url)
-    try:
-        if re.match("amqps?://", expanded):
-            return pika.URLParameters(expanded)
-    except (ValueError, TypeError, SyntaxError, OSError):
-        pass
-    raise ConfigError(
-        "--amqp-url cannot be understood: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST is needed, "
-        "with special characters of the password and the virtual host written as %XX"
-    )
-
-
-# What goes wrong, in words. They are formatted with pika's error, without its wrappers, and with the parameters.
-
-_REFUSALS: dict[type[BaseException], str] = {
-    exceptions.ProbableAuthenticationError: "refuses the name or password of user {at.credentials.username!r}",
-    exceptions.ProbableAccessDeniedError: "does not let user {at.credentials.username!r} into virtual host "
-    "{at.virtual_host!r} ({error.args[0]})",
-    exceptions.IncompatibleProtocolError: "does not speak AMQP: check the port",
-    exceptions.ChannelClosedByBroker: "does not allow that: {error.reply_text}",
-    ssl.SSLCertVerificationError: "has a certificate that is not trusted: {error.verify_message}",
-}
-_FAILURES: dict[type[BaseException], str] = {
-    exceptions.ConnectionClosedByBroker: "has closed the connection: {error.reply_text}",
-    exceptions.StreamLostError: "has cut the connection",
-    exceptions.AMQPHeartbeatTimeout: "has been silent for too long",
-    exceptions.ConnectionBlockedTimeout: "takes no messages: it is short of memory or disk space",
-    exceptions.ConnectionOpenAborted: "does not answer",
-    exceptions.UnroutableError: "has no such queue any more",
-    exceptions.NackError: "has not stored the message",
-    TimeoutError: "does not answer",
-    socket.gaierror: "cannot be found: {error.strerror}",
-    OSError: "cannot be reached: {error.strerror}",
-    BaseException: "cannot be used: {error!r}",
-}
-
-
-def _fault(error: BaseException, parameters: pika.URLParameters) -> ConfigError | Unavailable:
-    """Return pika's error as one of ours."""
-    while inner := _wrapped(error):
-        error = inner
-    words = next((words for kind, words in _REFUSALS.items() if isinstance(error, kind)), "")
-    ours = ConfigError if words else Unavailable
-    words = words or next(words for kind, words in _FAILURES.items() if isinstance(error, kind))
-    return ours(f"{_name(parameters)} {words.format(error=error, at=parameters)}")
-
-
-def _wrapped(error: BaseException) -> BaseException | None:
-    """Return what an error of pika's is about: a connection's failure comes in up to three layers."""
-    inner = [getattr(error, "exception", None), *getattr(error, "exceptions", ())[-1:], *error.args]
-    return next((each for each in inner if isinstance(each, BaseException)), None)
-
-
 def _complaint(queue: str, reason: exceptions.ChannelClosedByBroker) -> str:
     if "timed out" in reason.reply_text:
         return (
@@ -373,50 +261,3 @@ def _complaint(queue: str, reason: exceptions.ChannelClosedByBroker) -> str:
             "set consumer_timeout in its rabbitmq.conf to more than the longest experiment takes"
         )
     return f"the broker does not let this runner listen to queue {queue}: {reason.reply_text}"
-
-
-def _name(parameters: pika.URLParameters) -> str:
-    return f"RabbitMQ at {parameters.host}:{parameters.port}"
-
-
-# The client's side
-
-
-def publish(url: str, queue: str, body: bytes) -> None:
-    """Publish a message as StudioML clients do: exchange, queue and binding are made if need be (protocol section 3).
-
-    Blocks until the broker has the message. Raises ConfigError when the operator has to act, else Unavailable.
-    """
-    parameters = _parameters(url)
-    parameters.blocked_connection_timeout = parameters.blocked_connection_timeout or _BLOCKED
-    try:
-        connection = pika.BlockingConnection(parameters)
-        try:
-            _publish(connection, queue, body)
-        finally:
-            if connection.is_open:
-                connection.close()
-    except (exceptions.AMQPError, OSError) as error:
-        raise _fault(error, parameters) from error
-
-
-def _publish(connection: pika.BlockingConnection, queue: str, body: bytes) -> None:
-    if not _exists(connection, queue):
-        connection.channel().queue_declare(queue)
-    channel = connection.channel()
-    channel.exchange_declare(EXCHANGE, "topic", durable=True, auto_delete=True)
-    channel.queue_bind(queue, EXCHANGE, _PREFIX + queue)
-    channel.confirm_delivery()
-    properties = BasicProperties(content_type="application/json", app_id="studioml", delivery_mode=2)
-    channel.basic_publish(EXCHANGE, _PREFIX + queue, body, properties, mandatory=True)
-
-
-def _exists(connection: pika.BlockingConnection, queue: str) -> bool:
-    """A queue that is there is left as it is, for its properties are its owner's affair."""
-    try:
-        connection.channel().queue_declare(queue, passive=True)
-    except exceptions.ChannelClosedByBroker as error:
-        if error.reply_code != 404:
-            raise
-        return False
-    return True

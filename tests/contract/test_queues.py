@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runner.loop import Loop
-from runner.queues import files, matcher, rabbitmq
+from runner.queues import amqp, files, matcher
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.files import Directory
 from runner.queues.rabbitmq import RabbitMQ
@@ -96,7 +96,7 @@ def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
         found = broker.api("POST", f"queues/%2f/{graveyard}/get", json=wanted).json()
         return [each["payload"].encode() for each in found]
 
-    publish = lambda name, body: rabbitmq.publish(broker.url, name, body)  # noqa: E731
+    publish = lambda name, body: amqp.publish(broker.url, name, body)  # noqa: E731
     return Backend(loop, queue, open_, publish, dead, ["rabbitmq", broker.url])
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from runner.archive import Budget
-from runner.errors import ExperimentError, RunnerError, Unavailable
-from runner.packing import fingerprint, pack
+from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
+from runner.packing import copy_file, fingerprint, pack
 from runner.place import Place
 from runner.request import Artifact
 from runner.storage.base import CHUNK, NotFound, Reader
@@ -73,10 +73,14 @@ class Artifacts:
         return True
 
     def _save(self, stream: Reader, path: Path) -> None:
-        with path.open("wb") as file:
-            while data := stream.read(CHUNK):
-                self._budget.spend(len(data))
-                file.write(data)
+        try:
+            with path.open("wb") as file:
+                while data := stream.read(CHUNK):
+                    self._budget.spend(len(data))
+                    file.write(data)
+        except OSError as error:
+            kind = MachineError if is_machines_own(error) else ExperimentError
+            raise kind(f"{path.name!r} cannot be written: {error.strerror}") from error
 
     def upload(self, stores: Stores, *, final: bool) -> int:
         """Store every mutable artifact that has files and has changed since it was last stored; return how many.
@@ -113,17 +117,17 @@ class Artifacts:
                 if artifact.unpack:
                     pack(directory, out, artifact.location.key, first=LOG_NAME if artifact.label == LOG_LABEL else "")
                 else:
-                    with (directory / _base_name(artifact)).open("rb") as file:
-                        shutil.copyfileobj(file, out, CHUNK)
+                    copy_file(directory / _base_name(artifact), out)
 
         stores.again(whole)
 
     def _put_each(self, artifact: Artifact, directory: Path, stores: Stores) -> None:
         """The metadata's files become objects of their own in its bucket (protocol section 4)."""
         for path in sorted(directory.iterdir()):
-            location = artifact.location.sibling(f"metadata/{path.name}")
-            with stores.reach(location, artifact.credentials).create(location.key) as out, path.open("rb") as file:
-                shutil.copyfileobj(file, out, CHUNK)
+            if path.is_file() and not path.is_symlink():
+                location = artifact.location.sibling(f"metadata/{path.name}")
+                with stores.reach(location, artifact.credentials).create(location.key) as out:
+                    copy_file(path, out)
 
 
 class _Checked:
@@ -159,7 +163,7 @@ def _state(artifact: Artifact, directory: Path) -> str:
     if artifact.unpack or artifact.label == METADATA:
         return fingerprint(directory)
     path = directory / _base_name(artifact)
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         return ""
-    status = path.stat()
+    status = path.lstat()
     return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"

@@ -41,7 +41,8 @@ def serve(order_fd: int, event_fd: int) -> int:
         try:
             finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), tell)
         except Orphaned:
-            return events.GIVE_BACK
+            # At once: the stores' thread may be in the middle of an upload, which must not come to its end any more.
+            os._exit(events.GIVE_BACK)
         except Exception as error:
             log.exception("the attempt broke down: this is a mistake in the runner")
             finished = Finished("unavailable", f"the runner made a mistake: {error!r}")

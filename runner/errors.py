@@ -6,6 +6,7 @@ sentence that a person reads: what is wrong, where, and what to do.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 
 
@@ -42,3 +43,12 @@ class MachineError(RunnerError):
 
 class Unavailable(RunnerError):
     """A broker, store or index does not answer as it should: the same call may succeed later."""
+
+
+# Errors of a file system that say something of the machine, and nothing of who wanted to write there.
+_MACHINES_OWN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE, errno.ENOMEM)
+
+
+def is_machines_own(error: OSError) -> bool:
+    """True for a full or broken disk and the like."""
+    return error.errno in _MACHINES_OWN

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import IO
 
 from runner.errors import ConfigError
+from runner.locks import try_lock
 from runner.sandbox import process
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def clear(place: Place, *, keep: bool) -> None:
     """Clear away one attempt's remains; one that still runs is left alone."""
     try:
         with (place.scratch / _LOCK).open("r+") as lock:
-            if not _lock(lock):
+            if not try_lock(lock):
                 return
     except OSError:
         if not place.root.exists() or time.time() - place.root.stat().st_mtime < _TOO_YOUNG:
@@ -128,14 +128,6 @@ def clear(place: Place, *, keep: bool) -> None:
         log.warning("%d processes of the dead attempt in %s were still there, and are killed", killed, place.root)
     if not keep:
         remove(place.root)
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def remove(directory: Path) -> None:

@@ -71,15 +71,23 @@ def _file(value: str) -> str:
     return str(Path(value).resolve())
 
 
-def option(
-    default: Any, meaning: str, parse: Parse = _text, *, metavar: str = "TEXT", later: str = "", many: bool = False
+def option(  # noqa: PLR0913 -- all there is to an option, in one place
+    default: Any,
+    meaning: str,
+    parse: Parse = _text,
+    *,
+    metavar: str = "TEXT",
+    later: str = "",
+    many: bool = False,
+    prefix: str = "",
 ) -> Any:
     """Declare an option.
 
     ``later`` names the feature that this version does not have: giving the option is then an error.
     ``many`` lets the flag be repeated; ``parse`` then makes a tuple of each value, and they are joined.
+    ``prefix`` goes before the variable's name, where that would be too common a word.
     """
-    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many}
+    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many, "prefix": prefix}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -183,7 +191,7 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 
 def variable_of(field: dataclasses.Field[Any]) -> str:
     """Return ``QUEUE_MATCH`` for ``queue_match``."""
-    return field.name.upper()
+    return str(field.metadata["prefix"]) + field.name.upper()
 
 
 class HelpWanted(Exception):
@@ -280,4 +288,6 @@ def _help(flag: str, field: dataclasses.Field[Any]) -> str:
 def _default(field: dataclasses.Field[Any]) -> str:
     if "[" in field.metadata["help"] or field.default in ("", (), 0) or field.default is False:
         return ""
+    if field.default is True:
+        return " [true]"
     return f" [{format_duration(field.default) if isinstance(field.default, float) else field.default}]"

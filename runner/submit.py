@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +34,8 @@ _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
 Stores DIRECTORY as the workspace of a new experiment that runs the Python FILE in it, and publishes its message.
 The keys of an S3 store come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_DEFAULT_REGION;
-without them access is anonymous. Every option is an environment variable too: --queue-root is QUEUE_ROOT."""
+without them access is anonymous. Every option is an environment variable too: --queue-root, --amqp-url and --s3-ca are
+QUEUE_ROOT, AMQP_URL and S3_CA, as for the runner; all others begin with STUDIO_: --store is STUDIO_STORE."""
 
 _METADATA = "_metadata"
 _MUTABLE = ("output", "modeldir", "retval", "tb", "_metrics", _METADATA)
@@ -55,36 +57,39 @@ def _assignments(value: str) -> tuple[tuple[str, str], ...]:
     return ((name, rest),)
 
 
+_own = partial(option, prefix="STUDIO_")
+
+
 @dataclass(frozen=True)
 class SubmitSettings:
     """The options of ``submit``."""
 
-    queue: str = option("", "queue to publish to, for example local_demo or rmq_mine", metavar="NAME")
+    queue: str = _own("", "queue to publish to, for example local_demo or rmq_mine", metavar="NAME")
     queue_root: str = option("", "directory of directory queues", metavar="DIR")
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
-    store: str = option("", "where artifacts go: s3://HOST[:PORT]/BUCKET or file:///DIRECTORY", metavar="URL")
-    store_tls: bool = option(False, "speak TLS to an S3 store that is not Amazon's", boolean, metavar="BOOL")
+    store: str = _own("", "where artifacts go: s3://HOST[:PORT]/BUCKET or file:///DIRECTORY", metavar="URL")
+    store_tls: bool = _own(False, "speak TLS to an S3 store that is not Amazon's", boolean, metavar="BOOL")
     s3_ca: str = option("", "CA certificates of the S3 store (PEM); implies TLS", metavar="FILE")
 
-    key: str = option("", "the experiment's name [made up]", metavar="NAME")
-    project: str = option("", "project that it belongs to", metavar="NAME")
-    pythonver: str = option("3", "Python that it wants, for example 3.11", metavar="VERSION")
-    requirement: tuple[str, ...] = option((), "what pip is to install", _requirement, metavar="REQUIREMENT", many=True)
-    artifact: tuple[tuple[str, str], ...] = option(
+    key: str = _own("", "the experiment's name [made up]", metavar="NAME")
+    project: str = _own("", "project that it belongs to", metavar="NAME")
+    pythonver: str = _own("3", "Python that it wants, for example 3.11", metavar="VERSION")
+    requirement: tuple[str, ...] = _own((), "what pip is to install", _requirement, metavar="REQUIREMENT", many=True)
+    artifact: tuple[tuple[str, str], ...] = _own(
         (), "further directory or file that it reads as ../LABEL", _assignments, metavar="LABEL=PATH", many=True
     )
-    env: tuple[tuple[str, str], ...] = option((), "variable to set", _assignments, metavar="NAME=VALUE", many=True)
-    cpus: int = option(1, "cores that it needs", count, metavar="N")
-    ram: str = option("512mb", "memory that it needs", metavar="SIZE")
-    hdd: str = option("1gb", "disk that it needs", metavar="SIZE")
-    gpus: int = option(0, "GPU slots that it needs", count, metavar="N")
-    max_duration: str = option("", "longest attempt", metavar="DURATION")
-    lifetime: str = option("", "give up when it is not done by then", metavar="DURATION")
-    save_frequency: str = option("1m", "how often results are stored while it runs", metavar="DURATION")
+    env: tuple[tuple[str, str], ...] = _own((), "variable to set", _assignments, metavar="NAME=VALUE", many=True)
+    cpus: int = _own(1, "cores that it needs", count, metavar="N")
+    ram: str = _own("512mb", "memory that it needs", metavar="SIZE")
+    hdd: str = _own("1gb", "disk that it needs", metavar="SIZE")
+    gpus: int = _own(0, "GPU slots that it needs", count, metavar="N")
+    max_duration: str = _own("", "longest attempt", metavar="DURATION")
+    lifetime: str = _own("", "give up when it is not done by then", metavar="DURATION")
+    save_frequency: str = _own("1m", "how often results are stored while it runs", metavar="DURATION")
 
-    wait: bool = option(False, "wait for the end, and fetch the results", boolean, metavar="BOOL")
-    timeout: float = option(86400.0, "how long to wait", parse_duration, metavar="DURATION")
-    output: str = option("", "directory for the results [./KEY]", metavar="DIR")
+    wait: bool = _own(False, "wait for the end, and fetch the results", boolean, metavar="BOOL")
+    timeout: float = _own(86400.0, "how long to wait", parse_duration, metavar="DURATION")
+    output: str = _own("", "directory for the results [./KEY]", metavar="DIR")
 
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.archive import Budget
-from runner.errors import ExperimentError
+from runner.errors import ExperimentError, MachineError, is_machines_own
 from runner.storage.base import CHUNK, Reader
 
 _BLOCK = 512
@@ -44,6 +44,8 @@ def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
             while rest.read(CHUNK):
                 pass
     except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and is_machines_own(error):
+            raise MachineError(f"this machine cannot unpack it: {error.strerror}") from error
         raise ExperimentError(f"the archive cannot be unpacked, it is damaged or is none: {error}") from error
 
 

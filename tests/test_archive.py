@@ -18,8 +18,8 @@ import pytest
 
 from runner import unpacking
 from runner.archive import Budget, compression_of, is_archive_name
-from runner.errors import ExperimentError, Unavailable
-from runner.packing import fingerprint, pack
+from runner.errors import ExperimentError, MachineError, Unavailable
+from runner.packing import copy_file, fingerprint, pack
 from runner.unpacking import unpack
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
@@ -370,3 +370,27 @@ def test_a_fingerprint_tells_every_change_and_only_changes(tmp_path: Path) -> No
     (tmp_path / "link").symlink_to("other")
     assert changed()
     assert len(set(seen)) == 6
+
+
+def test_a_single_file_is_copied_and_never_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    out = io.BytesIO()
+    copy_file(tmp_path / "file", out)
+    assert out.getvalue() == b"data"
+    for name in ("link", "missing"):
+        with pytest.raises(ExperimentError, match="cannot be read"):
+            copy_file(tmp_path / name, out)
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root can mount the small file system that this test fills")
+    try:
+        with pytest.raises(MachineError, match="No space left"):
+            unpack(Drip(tar(("a", {"size": 500_000}))), tmp_path, Budget(None))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

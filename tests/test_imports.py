@@ -42,7 +42,7 @@ LAYERS: list[list[str]] = [
     ],
     ["queues.amqp", "archive"],
     ["fields", "redaction", "json_patch", "storage.s3_wire", "settings"],
-    ["strict_json", "storage.sigv4", "storage.base", "loop", "log"],
+    ["strict_json", "storage.sigv4", "storage.base", "loop", "log", "locks"],
     ["retry", "units", "machine", "sandbox"],
     ["errors"],
     [""],

@@ -6,7 +6,6 @@ message whose taker dies is back at once, and it is never moved: there is no mom
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 
 from runner.errors import Unavailable
+from runner.locks import try_lock
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Directory:
             file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r")
         except OSError:
             return None
-        if _lock(file) and _is_still(path, file):
+        if try_lock(file) and _is_still(path, file):
             body = file.read(_LARGEST)
             if len(body) == _LARGEST:
                 log.error("%s is larger than any request, and is cut off after %d MiB", path, _LARGEST >> 20)
@@ -146,15 +146,7 @@ def _clients_lock(directory: Path) -> Iterator[bool]:
         yield True  # no client uses one here
         return
     with file:
-        yield _lock(file)
-
-
-def _lock(file: FileIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        yield try_lock(file)
 
 
 def _is_still(path: Path, file: FileIO) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from runner.errors import MachineError
 
 _NAME = re.compile(r"python(\d(\.\d+)?)?$")
-_ASK = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+_QUESTION = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,20 @@ _versions: dict[tuple[str, int], tuple[int, ...]] = {}
 
 
 def _version(path: Path) -> tuple[int, ...]:
-    """Ask an interpreter for its version; () when it does not work. Remembered for as long as the file is the same."""
+    """Return an interpreter's version, () when it does not work; remembered for as long as the file is the same."""
     try:
         known = (str(path.resolve()), path.stat().st_mtime_ns)
-        if known not in _versions:
-            answer = subprocess.run(
-                [path, "-S", "-E", "-c", _ASK], capture_output=True, timeout=20, check=True, text=True
-            )
-            _versions[known] = tuple(int(part) for part in answer.stdout.strip().split("."))
-        return _versions[known]
+    except OSError:
+        return ()
+    if known not in _versions:
+        _versions[known] = _ask(path)
+    return _versions[known]
+
+
+def _ask(path: Path) -> tuple[int, ...]:
+    command = [str(path), "-S", "-E", "-c", _QUESTION]
+    try:
+        answer = subprocess.run(command, capture_output=True, timeout=10, check=True, text=True)
+        return tuple(int(part) for part in answer.stdout.strip().split("."))
     except (OSError, subprocess.SubprocessError, ValueError):
         return ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from runner.errors import ExperimentError, MachineError
+from runner.locks import try_lock
 from runner.sandbox import environment
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable, normal_name
@@ -136,14 +136,6 @@ def _specifier(requirement: str) -> str:
 def _locked(path: Path, pause: Callable[[float], None]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as held:
-        while not _try_lock(held):
+        while not try_lock(held):
             pause(0.2)
         yield
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

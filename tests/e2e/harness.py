@@ -159,6 +159,10 @@ class Workplace:
         newest = max((self.store / "metadata").glob("scrape-host-*.json"), key=lambda path: path.stat().st_mtime_ns)
         return json.loads(newest.read_text())
 
+    def experiments(self) -> list[int]:
+        """List the processes of experiments that run here."""
+        return processes(f"STUDIOML_HOME={self.working}/studio-runner")
+
     def close(self) -> None:
         for runner in self.runners:
             runner.close()

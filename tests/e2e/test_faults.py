@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Workplace, archive, processes, put, until
+from tests.e2e.harness import Workplace, archive, put, until
 
 
 def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -185,7 +185,7 @@ time.sleep(600)
     sentence = fails(place, place.message(script, max_duration="2s"))
     assert "time limit (max_duration 2s)" in sentence
     assert "ended by SIGTERM" in place.output()
-    until(lambda: not processes("STUDIOML_EXPERIMENT="), "no child is left", 5)
+    until(lambda: not place.experiments(), "no child is left", 5)
 
 
 def test_an_experiment_past_its_lifetime_never_runs(place: Workplace) -> None:

@@ -78,6 +78,28 @@ def test_a_failing_submission_says_so(place: Workplace) -> None:
     assert "bad.py ended with exit status 3" in done.stdout
 
 
+def test_an_environment_is_built_once(place: Workplace) -> None:
+    for key in ("first", "second"):
+        place.publish(place.message("import toml; print(toml.__name__)", key=key, pythonenv=["toml==0.10.2"]), key)
+        runner = place.start()
+        place.settled(180)
+        assert runner.stop() == 0
+    assert "making a virtual environment" in place.output("first")
+    assert place.output("second").startswith("toml\n")
+    assert "toml" in [entry["package"]["key"] for entry in place.metadata()["studioml"]["pipdeptree"]]
+
+
+def test_files_that_an_experiment_puts_into_its_metadata_are_stored_and_links_are_not(place: Workplace) -> None:
+    script = "import os, pathlib\nplace = pathlib.Path('../_metadata')\n(place / 'own.json').write_text('{}')\n"
+    place.publish(place.message(script + "(place / 'sub').mkdir()\nos.symlink('/etc/passwd', place / 'link')\n"))
+    place.start()
+    place.settled()
+    stored = {path.name for path in (place.store / "metadata").iterdir()}
+    assert "own.json" in stored
+    assert len(stored) == 3
+    assert not {"link", "sub"} & stored
+
+
 def test_experiments_run_side_by_side_as_far_as_they_fit(place: Workplace) -> None:
     meeting = "import pathlib, time\nme = pathlib.Path('{0}')\nme.touch()\nother = pathlib.Path('{1}')\n"
     meeting += "while not other.exists(): time.sleep(0.05)\nprint('met')\n"
@@ -117,6 +139,7 @@ def test_what_is_stored_while_it_runs_can_be_seen_before_its_end(place: Workplac
     until((place.store / "experiments/demo/output.tar").exists, "a checkpoint")
     until(lambda: "early\n" in place.output(), "a checkpoint with output")
     assert "late" not in place.output()
+    until(lambda: list((place.store / "metadata").glob("scrape-host-*")), "a checkpoint with metadata")
     assert place.metadata()["studioml"]["status"] == "running"
     (place.root / "go").touch()
     place.settled()
@@ -132,10 +155,10 @@ def test_a_killed_runner_loses_no_message_and_leaves_no_process(place: Workplace
     place.publish(place.message(script))
     first = place.start()
     first.saw("starts")
-    until(lambda: len(processes("STUDIOML_EXPERIMENT=")) >= 2, "the experiment runs")
+    until(lambda: len(place.experiments()) >= 2, "the experiment runs")
     first.process.send_signal(signal.SIGKILL)
     first.ended()
-    until(lambda: not processes("STUDIOML_EXPERIMENT="), "nothing is left of the experiment", 20)
+    until(lambda: not place.experiments(), "nothing is left of the experiment", 20)
     assert place.waiting == ["message"]
     assert not (place.store / "experiments").exists()
     flag.touch()
@@ -157,7 +180,7 @@ def test_a_killed_attempt_is_given_back_and_its_processes_die(place: Workplace) 
     os.kill(attempt, signal.SIGKILL)
     assert "killed by signal 9" in runner.saw("was lost")
     place.settled()
-    until(lambda: not processes("STUDIOML_EXPERIMENT="), "nothing is left of the experiment", 20)
+    until(lambda: not place.experiments(), "nothing is left of the experiment", 20)
 
 
 def test_a_stopped_runner_gives_the_message_back_with_what_there_was(place: Workplace) -> None:
@@ -169,7 +192,7 @@ def test_a_stopped_runner_gives_the_message_back_with_what_there_was(place: Work
     assert place.waiting == ["message"]
     assert "begun\n" in place.output()
     assert "told to stop" in place.output()
-    assert not processes("STUDIOML_EXPERIMENT=")
+    assert not place.experiments()
 
 
 def test_a_stop_signal_lets_what_runs_finish_and_a_second_one_does_not(place: Workplace) -> None:
@@ -177,7 +200,7 @@ def test_a_stop_signal_lets_what_runs_finish_and_a_second_one_does_not(place: Wo
     wait = f"import pathlib, time\nwhile not pathlib.Path('{flag}').exists(): time.sleep(0.05)\nprint('finished')\n"
     place.publish(place.message(wait))
     runner = place.start("--grace-period", "10m")
-    until(lambda: processes("STUDIOML_EXPERIMENT="), "the experiment runs")
+    until(place.experiments, "the experiment runs")
     runner.process.send_signal(signal.SIGTERM)
     runner.saw("stopping")
     flag.touch()
@@ -187,7 +210,7 @@ def test_a_stop_signal_lets_what_runs_finish_and_a_second_one_does_not(place: Wo
     flag.unlink()
     place.publish(place.message(wait, key="other"))
     runner = place.start("--grace-period", "10m")
-    until(lambda: processes("STUDIOML_EXPERIMENT="), "the experiment runs")
+    until(place.experiments, "the experiment runs")
     runner.process.send_signal(signal.SIGINT)
     runner.saw("stopping")
     runner.process.send_signal(signal.SIGINT)

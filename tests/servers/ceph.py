@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -25,6 +23,7 @@ import requests
 
 from runner.storage.base import AwsCredentials
 from runner.storage.sigv4 import Signer, encode
+from tests.servers.starting import StartError, free_ports, wait
 
 PROGRAMS = ("ceph-authtool", "monmaptool", "ceph-mon", "ceph", "ceph-osd", "radosgw", "radosgw-admin")
 REGION = "us-west-1"
@@ -67,10 +66,6 @@ rgw data = {root}/rgw
 rgw enable usage log = false
 rgw enable ops log = false
 """
-
-
-class StartError(Exception):
-    """The server did not come up."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ class _Ceph:
         self.environment = {**os.environ, "CEPH_CONF": str(root / "ceph.conf")}
 
     def start(self) -> S3Server:
-        mon_port, s3_port = _free_ports(2)
+        mon_port, s3_port = free_ports(2)
         server = S3Server(f"127.0.0.1:{s3_port}")
         fsid = str(uuid.uuid4())
         for name in ("mon", "osd", "rgw"):
@@ -168,7 +163,7 @@ class _Ceph:
         self._start_monitor(f"[v1:127.0.0.1:{mon_port}]", fsid)
         self._start_osd()
         gateway = self._spawn("radosgw", "-f", "-n", "client.rgw.test")
-        _wait(lambda: self._answers(server, gateway), seconds=60)
+        wait(lambda: self._answers(server, gateway), seconds=60)
         keys = (f"--access-key={server.access_key}", f"--secret-key={server.secret_key}")
         user = ("user", "create", "--uid=test", "--display-name=test", *keys)
         self._run("radosgw-admin", "-n", "client.rgw.test", "--admin-socket=", *user)
@@ -196,7 +191,7 @@ class _Ceph:
                 osd = self._spawn("ceph-osd", "-f", "-i", "0")
             return b"1 up" in self._run("ceph", "osd", "stat")
 
-        _wait(up, seconds=60)
+        wait(up, seconds=60)
 
     def _answers(self, server: S3Server, gateway: subprocess.Popen[bytes]) -> bool:
         if gateway.poll() is not None:
@@ -230,19 +225,3 @@ class _Ceph:
             daemon = self.daemons.pop()
             daemon.kill()
             daemon.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _wait(ready: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise StartError(f"not ready after {seconds} seconds")
-        time.sleep(0.1)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ import pika
 import pika.exceptions
 import pytest
 import requests
+
+from tests.servers.starting import StartError, free_ports, wait
 
 # The script itself: Debian's wrapper of the same name changes the user and the log's place.
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -36,16 +36,12 @@ vm_memory_high_watermark.absolute = 2GB
 """
 
 
-class StartError(Exception):
-    """The server did not come up."""
-
-
 class Broker:
     """A node that can be stopped and started again with its data."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.amqp_port, self.management_port, self._dist_port, self._epmd_port = _free_ports(4)
+        self.amqp_port, self.management_port, self._dist_port, self._epmd_port = free_ports(4)
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         values = {"amqp": self.amqp_port, "management": self.management_port, "user": USER, "password": PASSWORD}
@@ -67,7 +63,7 @@ class Broker:
         if self._epmd is None:
             self._epmd = self._spawn("epmd", "-address", "127.0.0.1", "-port", str(self._epmd_port))
         self._node = self._spawn(str(SCRIPT), "-noinput")
-        _wait(self._serves, seconds=90)
+        wait(self._serves, seconds=90)
 
     def stop(self) -> None:
         """Stop the node in an orderly way: what is durable stays."""
@@ -222,19 +218,3 @@ def started(tries: int = 3) -> Iterator[Broker]:
                 if attempt == tries:
                     raise
         yield made
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _wait(ready: Callable[[], bool], *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise StartError(f"not ready after {seconds} seconds")
-        time.sleep(0.1)

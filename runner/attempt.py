@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -62,10 +62,10 @@ class Attempt:
         self._back = Stores(_store_options(order), sleep=time.sleep)
         self._worker = Worker(loop)
         self._record = Record(self._request.record, self._back) if self._request.record else None
-        self._artifacts = Artifacts(
-            list(self._request.artifacts.values()), place, Budget(self._request.resources.hdd or None)
-        )
+        budget = Budget(self._request.resources.hdd or None)
+        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began)
+        self._running = False
 
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
@@ -85,7 +85,8 @@ class Attempt:
                 raise
             except RunnerError as error:
                 finished = Finished(_verdict(error), f"{self._name} {_how(error)}: {error}")
-            say(finished.sentence)
+            with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
+                say(finished.sentence)
             return self._return(finished)
 
     @property
@@ -122,11 +123,13 @@ class Attempt:
         self._metadata.add(start_time=stamp())
         status = programs.run(argv, env, self._place.workspace, started=self._begin)
         if status:
+            what = self._request.filename if self._request.filename != "-m" else f"module {self._request.args[0]}"
             how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
-            raise ExperimentError(f"{' '.join((self._request.filename, *self._request.args))} {how}")
+            raise ExperimentError(f"{what} {how}")
 
     def _begin(self, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
+        self._running = True
         self._tell(events.Started(pid))
         self._note("running", time_started=time.time())
         if self._record:
@@ -141,9 +144,10 @@ class Attempt:
             self._worker.call(partial(self._record.update, status, **members), self._heed)
 
     def _poll_record(self) -> None:
-        if self._record and not self._worker.busy:
-            self._worker.call(self._record.status, self._heed)
-        self._loop.call_later(_RECORD_POLL, self._poll_record)
+        if self._record and self._running:
+            if not self._worker.busy:
+                self._worker.call(self._record.status, self._heed)
+            self._loop.call_later(_RECORD_POLL, self._poll_record)
 
     def _heed(self, status: Future[str]) -> None:
         if status.result() == "stopped":
@@ -151,6 +155,8 @@ class Attempt:
 
     def _checkpoint(self) -> None:
         """Store what has changed while the experiment goes on; a store too slow for the pace misses a beat."""
+        if not self._running:
+            return
         if not self._worker.busy:
             self._metadata.write("running")
             self._worker.call(partial(self._artifacts.upload, self._back, final=False), self._checkpointed)
@@ -175,10 +181,12 @@ class Attempt:
     def _return(self, finished: Finished) -> Finished:
         """Store everything; results that cannot be stored mean that the attempt did not happen."""
         self._watch.returning()
+        self._running = False  # no checkpoint may come after the last one
         if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
             self._tell(events.Phase("return"))
-            self._metadata.write("completed" if finished.verdict == "completed" else "failed", stop_time=stamp())
+            status = "completed" if finished.verdict == "completed" else "failed"
             try:
+                self._metadata.write(status, stop_time=stamp())
                 self._worker.wait(partial(self._artifacts.upload, self._back, final=True), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
                 finished = self._not_stored(finished, error)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 from runner import request
 from runner.artifacts import METADATA
+from runner.errors import MachineError
 from runner.events import Order
 from runner.metadata import Document, accession
 from runner.place import Place, turn
@@ -43,15 +44,21 @@ class MetadataFiles:
         self._document.studioml(**members)
 
     def write(self, status: str, **members: object) -> None:
-        """Put the document, and the request without its secrets, where they are uploaded from; if they are wanted."""
+        """Put the document, and the request without its secrets, where they are uploaded from; if they are wanted.
+
+        Raises MachineError.
+        """
         if METADATA not in self._wanted.artifacts:
             return
         self.add(status=status, **members)
-        self._directory.mkdir(exist_ok=True)
-        (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
-        kept = self._directory / f"request-host-{self.accession}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(request.redacted(self._order.document)))
+        try:
+            self._directory.mkdir(exist_ok=True)
+            (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
+            kept = self._directory / f"request-host-{self.accession}.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(request.redacted(self._order.document)))
+        except OSError as error:
+            raise MachineError(f"the metadata cannot be written: {error.strerror}") from error
 
 
 def stamp() -> str:

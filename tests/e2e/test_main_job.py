@@ -78,6 +78,18 @@ def test_a_failing_submission_says_so(place: Workplace) -> None:
     assert "bad.py ended with exit status 3" in done.stdout
 
 
+def test_no_checkpoint_comes_after_the_end(place: Workplace) -> None:
+    for number in range(6):
+        message = place.message(f"import time; time.sleep({0.3 + number / 50})", key=f"quick{number}")
+        message["config"]["saveWorkspaceFrequency"] = "100ms"
+        place.publish(message, f"quick{number}")
+    place.start()
+    place.settled()
+    documents = [json.loads(path.read_text()) for path in (place.store / "metadata").glob("scrape-host-*")]
+    assert len(documents) == 6
+    assert {document["studioml"]["status"] for document in documents} == {"completed"}
+
+
 def test_an_environment_is_built_once(place: Workplace) -> None:
     for key in ("first", "second"):
         place.publish(place.message("import toml; print(toml.__name__)", key=key, pythonenv=["toml==0.10.2"]), key)

@@ -54,7 +54,8 @@ def _words(value: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in value.split(",") if word.strip())
 
 
-def _directory(value: str) -> str:
+def directory(value: str) -> str:
+    """Parse the path of a directory that has to be there."""
     path = Path(value).expanduser()
     if not path.is_dir():
         raise ValueError(f"is {value!r}, which is not a directory: create it, or name another one")
@@ -62,7 +63,7 @@ def _directory(value: str) -> str:
 
 
 def _directories(value: str) -> tuple[str, ...]:
-    return tuple(_directory(word) for word in _words(value))
+    return tuple(directory(word) for word in _words(value))
 
 
 def _file(value: str) -> str:
@@ -105,7 +106,7 @@ class Settings:
 
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
-    queue_root: str = option("", "directory whose sub-directories are queues", _directory, metavar="DIR")
+    queue_root: str = option("", "directory whose sub-directories are queues", directory, metavar="DIR")
     queue_match: str = option(
         "^(rmq|sqs|local)_.*$", "take work only from queues matching this", _pattern, metavar="RE"
     )
@@ -142,7 +143,7 @@ class Settings:
     cache_dir: str = option("", "artifact cache", metavar="DIR", later=_CACHE)
     cache_size: int = option(0, "its largest size, at least 1 GB", parse_size, metavar="SIZE", later=_CACHE)
 
-    working_dir: str = option("", "where the runner keeps its files [TMPDIR or /tmp]", _directory, metavar="DIR")
+    working_dir: str = option("", "where the runner keeps its files [TMPDIR or /tmp]", directory, metavar="DIR")
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
     max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")

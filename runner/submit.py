@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
 import shlex
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from runner import request
-from runner.archive import Budget
-from runner.errors import ConfigError, Unavailable
-from runner.packing import pack
+from runner.errors import ConfigError
+from runner.follow import METADATA, RESULTS, follow
 from runner.record import Record
-from runner.request import Artifact, Request
-from runner.retry import Patience
-from runner.settings import boolean, count, option, read
-from runner.storage.base import CHUNK, Location, NotFound, StoreOptions, locate
-from runner.storage.stores import Stores
-from runner.units import format_duration, parse_duration
-from runner.unpacking import unpack
+from runner.settings import boolean, count, directory, option, read
+from runner.shelf import Shelf, packed, shelf_at, store
+from runner.units import parse_duration
 
 _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
@@ -36,14 +28,6 @@ Stores DIRECTORY as the workspace of a new experiment that runs the Python FILE 
 The keys of an S3 store come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_DEFAULT_REGION;
 without them access is anonymous. Every option is an environment variable too: --queue-root, --amqp-url and --s3-ca are
 QUEUE_ROOT, AMQP_URL and S3_CA, as for the runner; all others begin with STUDIO_: --store is STUDIO_STORE."""
-
-_METADATA = "_metadata"
-_MUTABLE = ("output", "modeldir", "retval", "tb", "_metrics", _METADATA)
-"""What an experiment may leave behind: the labels that StudioML's own client gives."""
-
-# In seconds: how often the record is looked at, and how long the store may fail.
-_POLL = 0.5
-_PATIENCE = 60.0
 
 
 def _requirement(value: str) -> tuple[str, ...]:
@@ -65,7 +49,7 @@ class SubmitSettings:
     """The options of ``submit``."""
 
     queue: str = _own("", "queue to publish to, for example local_demo or rmq_mine", metavar="NAME")
-    queue_root: str = option("", "directory of directory queues", metavar="DIR")
+    queue_root: str = option("", "directory of directory queues", directory, metavar="DIR")
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     store: str = _own("", "where artifacts go: s3://HOST[:PORT]/BUCKET or file:///DIRECTORY", metavar="URL")
     store_tls: bool = _own(False, "speak TLS to an S3 store that is not Amazon's", boolean, metavar="BOOL")
@@ -111,113 +95,35 @@ def main(arguments: Sequence[str]) -> int:
     settings, rest = read(SubmitSettings, arguments, os.environ, usage=_USAGE, words=True)
     if len(rest) < 2:
         raise ConfigError("name the workspace directory and the Python file in it: see studio-runner submit --help")
-    directory, filename, *script_arguments = rest
-    if filename != "-m" and not (Path(directory) / filename).is_file():
-        raise ConfigError(f"{directory!r} has no file {filename!r}: name a Python file relative to the workspace")
-    shelf = _shelf(settings)
+    workspace, filename, *script_arguments = rest
+    if filename != "-m" and not (Path(workspace) / filename).is_file():
+        raise ConfigError(f"{workspace!r} has no file {filename!r}: name a Python file relative to the workspace")
+    shelf = shelf_at(settings.store, tls=settings.store_tls, s3_ca=settings.s3_ca)
     with ExitStack() as stack:
-        packed = {
-            label: stack.enter_context(_packed(Path(path)))
-            for label, path in (("workspace", directory), *settings.artifact)
+        archives = {
+            label: stack.enter_context(packed(Path(path)))
+            for label, path in (("workspace", workspace), *settings.artifact)
         }
         document = _document(settings, shelf, filename, script_arguments)
         artifacts = document["experiment"]["artifacts"]
-        for label, (_, digest) in packed.items():
+        for label, (_, digest) in archives.items():
             artifacts[label] = shelf.artifact(f"blobstore/{digest}.tar", mutable=False)
         wanted = request.from_document(document)
-        for label, (file, _) in packed.items():
-            _store(file, wanted.artifacts[label], shelf.stores)
+        for label, (file, _) in archives.items():
+            store(file, wanted.artifacts[label], shelf.stores)
     if wanted.record:
         Record(wanted.record, shelf.stores).write(request.redacted(document)["experiment"])
     _publish(settings, json.dumps(document).encode())
     print(f"submitted {wanted.key} to {settings.queue}")  # noqa: T201 -- talking to the user
-    return _follow(settings, wanted, shelf.stores) if settings.wait else 0
+    if not settings.wait:
+        return 0
+    return follow(wanted, shelf.stores, directory=Path(settings.output or wanted.key), timeout=settings.timeout)
 
 
-# Storing
-
-
-@dataclass(frozen=True)
-class _Shelf:
-    """The store that the artifacts lie in, and how messages describe it."""
-
-    base: Location
-    credentials: dict[str, str]
-    stores: Stores
-
-    def config(self) -> dict[str, Any]:
-        """Return what ``config.storage`` and ``config.database`` say of it."""
-        if self.base.scheme == "file":
-            # Apart from the artifacts: no directory has both a file experiments/KEY and a directory of that name.
-            return {"type": "local", "endpoint": self.base.bucket, "bucket": "database"}
-        endpoint = f"{'https' if self.base.tls else 'http'}://{self.base.host}"
-        credentials = {"aws": self.credentials}
-        return {"type": "s3", "endpoint": endpoint, "bucket": self.base.bucket, "credentials": credentials}
-
-    def artifact(self, key: str, *, mutable: bool) -> dict[str, Any]:
-        """Describe one artifact."""
-        described = {"qualified": str(self.base.sibling(key)), "key": key, "mutable": mutable, "unpack": True}
-        if self.base.scheme == "s3":
-            described |= {"bucket": self.base.bucket, "credentials": {"aws": self.credentials}}
-        return described
-
-
-def _shelf(settings: SubmitSettings) -> _Shelf:
-    try:
-        base = locate(settings.store.rstrip("/") + "/x", key="x")
-    except ValueError as error:
-        raise ConfigError(f"--store {error}") from error
-    if base.scheme not in ("s3", "file"):
-        raise ConfigError(f"--store is {settings.store!r}, but must be s3://HOST[:PORT]/BUCKET or file:///DIRECTORY")
-    if base.scheme == "file":
-        Path(base.bucket).mkdir(parents=True, exist_ok=True)
-    names = {
-        "access_key": "AWS_ACCESS_KEY_ID",
-        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
-        "session_token": "AWS_SESSION_TOKEN",
-        "region": "AWS_DEFAULT_REGION",
-    }
-    given = {member: os.environ.get(name, "") for member, name in names.items()}
-    credentials = {member: value for member, value in given.items() if value or member.endswith("access_key")}
-    options = StoreOptions(s3_ca=settings.s3_ca, file_roots=(base.bucket,), patience=Patience(_PATIENCE))
-    tls = base.tls or settings.store_tls or bool(settings.s3_ca)
-    return _Shelf(replace(base, tls=tls), credentials, Stores(options, sleep=time.sleep))
-
-
-@contextmanager
-def _packed(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Pack a directory, or a single file as StudioML clients do, as ``./name``; yield the archive and its SHA-256."""
-    with tempfile.TemporaryFile() as file, tempfile.TemporaryDirectory() as alone:
-        directory = path
-        if path.is_file():
-            directory = Path(alone)
-            shutil.copy2(path, directory)
-        if not directory.is_dir():
-            raise ConfigError(f"{str(path)!r} is neither a directory nor a file: there is nothing to submit")
-        pack(directory, file, "x.tar")
-        file.seek(0)
-        digest = hashlib.sha256()
-        while data := file.read(CHUNK):
-            digest.update(data)
-        yield file, digest.hexdigest()
-
-
-def _store(file: BinaryIO, artifact: Artifact, stores: Stores) -> None:
-    """Store an archive, unless it is there: its name is its content."""
-    store = stores.reach(artifact.location, artifact.credentials)
-    if store.etag(artifact.location.key) is None:
-        file.seek(0)
-        with store.create(artifact.location.key) as out:
-            shutil.copyfileobj(file, out, CHUNK)
-
-
-# Publishing
-
-
-def _document(settings: SubmitSettings, shelf: _Shelf, filename: str, arguments: Sequence[str]) -> dict[str, Any]:
+def _document(settings: SubmitSettings, shelf: Shelf, filename: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Write the message, all but its own blobs, as StudioML clients do."""
     key = settings.key or f"{Path(filename).stem.strip('-') or 'module'}_{secrets.token_hex(6)}"
-    mutable = {label: shelf.artifact(f"experiments/{key}/{label}.tar", mutable=True) for label in _MUTABLE}
+    mutable = {label: shelf.artifact(f"experiments/{key}/{label}.tar", mutable=True) for label in (*RESULTS, METADATA)}
     return {
         "experiment": {
             "key": key,
@@ -252,61 +158,3 @@ def _publish(settings: SubmitSettings, body: bytes) -> None:
         from runner.queues import amqp  # noqa: PLC0415
 
         amqp.publish(settings.amqp_url, settings.queue, body)
-
-
-# Following
-
-
-def _follow(settings: SubmitSettings, wanted: Request, stores: Stores) -> int:
-    """Wait for the experiment's end and fetch what it left; return the exit status."""
-    outcome = _outcome(settings, wanted, stores)
-    directory = Path(settings.output or wanted.key)
-    print(outcome.get("sentence") or "it is over, but no runner said how")  # noqa: T201
-    for label in _MUTABLE:
-        if (artifact := wanted.artifacts[label]).label != _METADATA and _fetched(artifact, stores, directory / label):
-            print(f"  {label:10} {directory / label}")  # noqa: T201
-    metadata = wanted.artifacts[_METADATA]
-    name = f"scrape-host-{outcome.get('accession')}.json"
-    if _fetched_file(metadata, f"metadata/{name}", stores, directory / name):
-        print(f"  {'metadata':10} {directory / name}")  # noqa: T201
-    return 0 if outcome.get("verdict") == "completed" else 1
-
-
-def _outcome(settings: SubmitSettings, wanted: Request, stores: Stores) -> dict[str, Any]:
-    """Follow the record until it says that the experiment is over; tell each change. Raises Unavailable in the end."""
-    assert wanted.record is not None  # noqa: S101 -- the message names a database
-    record, told = Record(wanted.record, stores), ""
-    end = time.monotonic() + settings.timeout
-    while time.monotonic() < end:
-        found = record.read()
-        status = str(found.get("status"))
-        if status in ("finished", "stopped"):
-            return found.get("outcome") or {}
-        if status != told:
-            print(f"{wanted.key} is {status}", flush=True)  # noqa: T201
-            told = status
-        time.sleep(_POLL)
-    raise Unavailable(f"{wanted.key} is not over after {format_duration(settings.timeout)}: it goes on without us")
-
-
-def _fetched(artifact: Artifact, stores: Stores, directory: Path) -> bool:
-    """Unpack a result if there is one."""
-    try:
-        with stores.reach(artifact.location, artifact.credentials).open(artifact.location.key) as stored:
-            directory.mkdir(parents=True, exist_ok=True)
-            unpack(stored.stream, directory, Budget(None))
-    except NotFound:
-        return False
-    return True
-
-
-def _fetched_file(artifact: Artifact, key: str, stores: Stores, path: Path) -> bool:
-    try:
-        with stores.reach(artifact.location, artifact.credentials).open(key) as stored:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                while data := stored.stream.read(CHUNK):
-                    file.write(data)
-    except NotFound:
-        return False
-    return True

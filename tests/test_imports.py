@@ -16,7 +16,7 @@ LAYERS: list[list[str]] = [
     ["cli"],
     ["serve", "submit", "attempt_process"],
     ["supervisor", "attempt"],
-    ["admission", "child", "metadata_files"],
+    ["admission", "child", "metadata_files", "follow", "shelf"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker"],
     [
         "unpacking",
@@ -40,7 +40,8 @@ LAYERS: list[list[str]] = [
         "storage",
         "sandbox.process",
     ],
-    ["queues.amqp", "archive"],
+    ["queues.amqp", "request_artifacts"],
+    ["archive"],
     ["fields", "redaction", "json_patch", "storage.s3_wire", "settings"],
     ["strict_json", "storage.sigv4", "storage.base", "loop", "log", "locks"],
     ["retry", "units", "machine", "sandbox"],

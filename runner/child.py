@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner import events
+from runner.errors import MachineError
 from runner.events import Event, Finished, Order
 from runner.loop import Loop
 from runner.sandbox.process import signal_group
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class Child:
     """The process of one attempt, started ahead of its order so that its imports are done when the order comes.
 
-    ``tell`` is called with each event, in the loop.
+    ``tell`` is called with each event, in the loop. Raises MachineError when it cannot be started.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -34,22 +35,12 @@ class Child:
         self.finished: Finished | None = None
         self.place = ""
         self.experiment = 0
-        reader, writer = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "runner", "attempt", str(writer)],
-                stdin=subprocess.PIPE,
-                env=_environment(),
-                cwd="/",  # which "-m" puts on the module path: nothing there must shadow a module
-                pass_fds=(writer,),
-                start_new_session=True,
-                bufsize=0,
-            )
-        finally:
-            os.close(writer)
-        self._events = reader
-        os.set_blocking(reader, False)
-        loop.add_handler(reader, self._readable, loop.READ)
+            self._process, self._events = _spawn()
+        except OSError as error:
+            raise MachineError(f"the process of an attempt cannot be started: {error.strerror}") from error
+        os.set_blocking(self._events, False)
+        loop.add_handler(self._events, self._readable, loop.READ)
 
     @property
     def pid(self) -> int:
@@ -135,6 +126,27 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process; return it, and the descriptor that its events come from."""
+    reader, writer = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner", "attempt", str(writer)],
+            stdin=subprocess.PIPE,
+            env=_environment(),
+            cwd="/",  # which "-m" puts on the module path: nothing there must shadow a module
+            pass_fds=(writer,),
+            start_new_session=True,
+            bufsize=0,
+        )
+    except OSError:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return process, reader
 
 
 def _environment() -> dict[str, str]:

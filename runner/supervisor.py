@@ -32,6 +32,8 @@ _TICK = 0.25
 # How long attempts may take to store their results after they were told to stop, before they are killed. In seconds.
 _STOP_PATIENCE = 60.0
 _HURRIED_PATIENCE = 10.0
+# How long not to try again when the process of an attempt cannot be started. In seconds.
+_SPARE_PAUSE = 10.0
 
 
 @dataclass
@@ -106,6 +108,8 @@ class Supervisor:
         if self._taking:
             self._prepare_spare()
             self._take_work()
+        else:
+            self._queues.rest_all()
 
     def _over(self) -> bool:
         if self._stopping_since is not None:
@@ -128,7 +132,6 @@ class Supervisor:
         now = self._clock()
         if self._stopping_since is None:
             self._stopping_since = now
-            self._queues.rest_all()
             self._say_stopping()
         hurried = self._signals.stops > 1
         if self._told_to_stop is None and (hurried or now >= self._stopping_since + self._settings.grace_period):
@@ -198,19 +201,28 @@ class Supervisor:
             log.error("the process of an attempt ended before it had anything to do: see the lines above")
             self._spare.close()
             self._spare = None
-            self._spare_after = self._clock() + 10.0
+            self._spare_after = self._clock() + _SPARE_PAUSE
         if self._spare is None and self._clock() >= self._spare_after:
-            self._spare = Child(self._loop)
+            try:
+                self._spare = Child(self._loop)
+            except MachineError as error:
+                log.error("%s", error)
+                self._spare_after = self._clock() + _SPARE_PAUSE
 
     # Taking work
 
     def _take_work(self) -> None:
-        """Ask every queue in turn for one message, and again for as long as there are some and there is room."""
-        while sum(self._take_from(server, queue) for server, queue in self._queues.rota()):
+        """Ask every queue in turn for one message, and again while there are some, there is room, and it is no stay."""
+        end = self._clock() + _TICK
+        while sum(self._take_from(server, queue) for server, queue in self._queues.rota()) and self._clock() < end:
             pass
 
     def _take_from(self, server: QueueServer, queue: str) -> bool:
-        if not self._allocator.free.cpus or not self._taking or not self._queues.may_ask(queue, self._allocator):
+        # A message that the broker took back while its experiment runs here is wanted, however full the machine is.
+        wanted = self._allocator.free.cpus or any(
+            running.delivery.lost and running.delivery.queue == queue for running in self._running
+        )
+        if not (wanted and self._taking and self._queues.may_ask(queue, self._allocator)):
             server.rest(queue)
             return False
         delivery = server.take(queue)
@@ -227,6 +239,11 @@ class Supervisor:
                 return
             need = Resources(wanted.resources.cpus, wanted.resources.ram, wanted.resources.hdd)
             interpreter = self._fit(wanted, need)
+            if self._allocator.fits(need):
+                self._start(wanted, need, delivery, interpreter)
+            else:
+                self._queues.hold(delivery.queue, need)
+                delivery.give_back()
         except RequestError as error:
             log.error("%s: a message is refused: %s", delivery.queue, error)
             delivery.refuse()
@@ -234,12 +251,6 @@ class Supervisor:
             log.warning("%s: a message is given back: %s", delivery.queue, error)
             self._queues.misfit(delivery.queue)
             delivery.give_back()
-        else:
-            if self._allocator.fits(need):
-                self._start(wanted, need, delivery, interpreter)
-            else:
-                self._queues.hold(delivery.queue, need)
-                delivery.give_back()
 
     def _check_acceptable(self, wanted: Request) -> None:
         if not self._settings.clear_text_messages:

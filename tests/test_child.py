@@ -17,6 +17,7 @@ import pytest
 
 from runner import events
 from runner.child import Child
+from runner.errors import MachineError
 from runner.events import Event, Finished, Options, Order, Phase, Placed, Started
 from runner.loop import Loop
 from tests.e2e.harness import archive
@@ -204,3 +205,13 @@ def test_a_large_order_arrives_whole(loop: Loop, child: Child, home: Path, tmp_p
     child.begin(large)
     serve(loop, lambda: child.ended() is not None)
     assert child.ended() == events.DONE
+
+
+def test_a_process_that_cannot_be_started_is_the_machines_fault_and_leaks_nothing(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(MachineError, match="cannot be started"):
+        Child(loop)
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -230,6 +230,18 @@ def test_a_stop_signal_lets_what_runs_finish_and_a_second_one_does_not(place: Wo
     assert place.waiting == ["message"]
 
 
+def test_many_bad_messages_do_not_keep_the_runner_from_anything_else(place: Workplace) -> None:
+    for number in range(2000):
+        place.publish(b'{"bad": true}', f"bad{number:04}")
+    (place.queues / "local_other").mkdir()
+    (place.queues / "local_other" / "good").write_text(json.dumps(place.message("print('good')")))
+    runner = place.start()
+    runner.saw("completed")
+    assert runner.log.index("completed") < runner.log.rindex("refused")
+    place.settled()
+    assert runner.log.count("refused") == 2000
+
+
 def test_limits_end_the_runner(place: Workplace) -> None:
     place.publish(place.message("print('one')"), "one")
     place.publish(place.message("print('two')"), "two")

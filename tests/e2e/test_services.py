@@ -89,7 +89,7 @@ def test_the_broker_restarts_in_the_middle_of_a_run(place: Workplace, broker: Br
     script = f"open('{tries}', 'a').write('x')\nimport pathlib, time\n"
     script += f"while not pathlib.Path('{go}').exists(): time.sleep(0.05)\nprint('done')\n"
     queue = send(broker, bucket.message(script), durable=True)
-    runner = start(place, broker)
+    runner = start(place, broker, "--max-cores", "1")  # which is full then
     until(tries.exists, "the experiment runs")
     broker.restart()
     runner.saw("came again while it runs")

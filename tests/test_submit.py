@@ -1,0 +1,139 @@
+"""What a user submits, and what a user is told who submits it wrongly."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from runner import request
+from runner.errors import ConfigError, RequestError, Unavailable
+from runner.record import Record
+from runner.retry import Patience
+from runner.storage.base import StoreOptions
+from runner.storage.stores import Stores
+from runner.submit import main
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A workspace, a queue root and a store, and the options that name them."""
+    (tmp_path / "code" / "pkg").mkdir(parents=True)
+    (tmp_path / "code" / "train.py").write_text("print()")
+    (tmp_path / "queues").mkdir()
+    for name in ("QUEUE_ROOT", "AMQP_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return ["--queue-root", "queues", "--queue", "local_q", "--store", f"file://{tmp_path}/store"]
+
+
+def published(root: Path) -> request.Request:
+    (path,) = (root / "queues" / "local_q").iterdir()
+    return request.parse(path.read_bytes())
+
+
+def test_a_message_as_clients_write_it_is_published(
+    there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.bin").write_bytes(b"data")
+    options = ["--key", "k", "--project", "p", "--cpus", "2", "--ram", "3gb", "--max-duration", "2h", "--env", "A=b=c"]
+    more = [
+        "--requirement",
+        "six>=1,<2",
+        "--requirement",
+        "toml",
+        "--artifact",
+        "extra=data.bin",
+        "--pythonver",
+        "3.11",
+    ]
+    assert (
+        main(
+            [
+                *there,
+                *options,
+                *more,
+                "--pythonver",
+                "3.11",
+                "code",
+                "train.py",
+                "--epochs",
+                "two words",
+                "$HOME",
+                "--wait",
+            ]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out == "submitted k to local_q\n"
+    wanted = published(tmp_path)
+    assert wanted.args == ("--epochs", "two words", "$HOME", "--wait")
+    assert (wanted.key, wanted.project, wanted.pythonver, wanted.max_duration) == ("k", "p", "3.11", 7200)
+    assert (wanted.resources.cpus, wanted.resources.ram) == (2, 3_000_000_000)
+    assert wanted.pythonenv == ("six>=1,<2", "toml")
+    assert wanted.env == {"A": "b=c"}
+    assert not wanted.artifacts["workspace"].mutable
+    assert wanted.artifacts["modeldir"].mutable
+    for label, names in {"workspace": ["pkg", "train.py"], "extra": ["data.bin"]}.items():
+        location = wanted.artifacts[label].location
+        with tarfile.open(Path(location.bucket) / location.key) as stored:
+            assert stored.getnames() == names
+
+
+def test_the_record_is_there_before_the_message_and_has_no_secrets(there: list[str], tmp_path: Path) -> None:
+    main([*there, "--env", "API_TOKEN=s3cret", "code", "train.py"])
+    wanted = published(tmp_path)
+    stores = Stores(StoreOptions(file_roots=(str(tmp_path),), patience=Patience(1)), sleep=lambda _: None)
+    assert wanted.record
+    record = Record(wanted.record, stores).read()
+    assert record["status"] == "waiting"
+    assert "s3cret" not in json.dumps(record)
+
+
+def test_the_same_workspace_is_stored_once(there: list[str], tmp_path: Path) -> None:
+    main([*there, "code", "train.py"])
+    main([*there, "code", "train.py"])
+    assert len(list((tmp_path / "store" / "blobstore").iterdir())) == 1
+
+
+def test_a_module_can_be_run(there: list[str], tmp_path: Path) -> None:
+    main([*there, "code", "-m", "pkg.train", "-x"])
+    assert published(tmp_path).args == ("pkg.train", "-x")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["code"], "name the workspace directory and the Python file"),
+        (["code", "other.py"], "has no file 'other.py'"),
+        (["--artifact", "data=missing", "code", "train.py"], "'missing' is neither a directory nor a file"),
+        (["--store", "gs://bucket", "code", "train.py"], "--store"),
+        (["--store", "nonsense", "code", "train.py"], "--store"),
+        (["--queue-root", "missing", "code", "train.py"], "--queue-root is 'missing', which is not a directory"),
+        (["--env", "A", "code", "train.py"], "must be NAME=VALUE"),
+        (["--amqp-url", "amqp://x", "code", "train.py"], "either --queue-root or --amqp-url"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_and_nothing_is_published(
+    there: list[str], tmp_path: Path, words: list[str], told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main([*there, *words])
+    assert told in str(caught.value)
+    assert not (tmp_path / "queues" / "local_q").exists()
+
+
+def test_what_no_runner_could_run_is_refused_here(there: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        main([*there, "--ram", "much", "--requirement", "--index-url=x", "code", "train.py"])
+    assert "experiment.resources_needed.ram" in str(caught.value)
+    assert "experiment.pythonenv[0]" in str(caught.value)
+    assert not (tmp_path / "queues" / "local_q").exists()
+
+
+def test_waiting_ends_when_the_time_is_over(there: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unavailable, match="is not over after"):
+        main([*there, "--wait", "--timeout", "10ms", "code", "train.py"])
+    assert "is waiting" in capsys.readouterr().out

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from runner.archive import Budget
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
 from runner.packing import copy_file, fingerprint, pack
-from runner.place import Place
+from runner.place import Place, remove
 from runner.request import Artifact
 from runner.storage.base import CHUNK, NotFound, Reader
 from runner.storage.stores import Stores
@@ -45,7 +44,7 @@ class Artifacts:
         spent = self._budget.spent
 
         def whole() -> bool:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove(directory)
             directory.mkdir(parents=True)
             self._budget.spent = spent
             return self._fetch_once(artifact, directory, stores, check)

@@ -62,17 +62,25 @@ def _ordered(directory: Path, first: str) -> Iterator[Path]:
 
 def walk(directory: Path) -> Iterator[Path]:
     """Yield everything below a directory, in the order of names, a directory before what is in it."""
-    try:
-        names = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ExperimentError(f"{directory} cannot be read: {error.strerror}") from error
-    for name in names:
-        path = directory / name
+    # A stack of our own: experiments make directories deeper than Python's.
+    levels = [_entries(directory)]
+    while levels:
+        path = next(levels[-1], None)
+        if path is None:
+            levels.pop()
+            continue
         yield path
         if path.is_dir() and not path.is_symlink():
-            yield from walk(path)
+            levels.append(_entries(path))
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    try:
+        return iter([directory / name for name in sorted(os.listdir(directory))])
+    except FileNotFoundError:
+        return iter(())
+    except OSError as error:
+        raise ExperimentError(f"{directory} cannot be read: {error.strerror}") from error
 
 
 def _pack_one(tar: tarfile.TarFile, path: Path, name: str) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,10 +131,8 @@ def clear(place: Place, *, keep: bool) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a tree, also one with directories that its owner may not write."""
-    for root, directories, _ in os.walk(directory):
-        for name in directories:
-            path = Path(root, name)
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+    """Remove a tree, also one that is deeper than Python can count, or has directories that may not be written."""
+    remove_all = ["rm", "-rf", "--", str(directory)]
+    if subprocess.run(remove_all, stderr=subprocess.DEVNULL, check=False).returncode:
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(directory)], stderr=subprocess.DEVNULL, check=False)  # noqa: S607
+        subprocess.run(remove_all, stderr=subprocess.DEVNULL, check=False)

@@ -20,6 +20,7 @@ from runner import unpacking
 from runner.archive import Budget, compression_of, is_archive_name
 from runner.errors import ExperimentError, MachineError, Unavailable
 from runner.packing import copy_file, fingerprint, pack
+from runner.place import remove
 from runner.unpacking import unpack
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
@@ -370,6 +371,21 @@ def test_a_fingerprint_tells_every_change_and_only_changes(tmp_path: Path) -> No
     (tmp_path / "link").symlink_to("other")
     assert changed()
     assert len(set(seen)) == 6
+
+
+def test_directories_deeper_than_pythons_stack_are_packed_and_unpacked(tmp_path: Path) -> None:
+    source, copy = tmp_path / "s", tmp_path / "c"
+    copy.mkdir()
+    name = "/".join(["d"] * 1500)
+    source.mkdir()
+    unpack(Drip(tar((f"{name}/file", {"size": 3}))), source, Budget(None))
+    assert fingerprint(source)
+    unpack(io.BytesIO(packed(source)), copy, Budget(None))
+    assert (copy / name / "file").read_bytes() == b"xxx"
+    # pytest's own cleaning is not up to them
+    remove(source)
+    remove(copy)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_single_file_is_copied_and_never_through_a_link(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from runner.storage.base import CHUNK, Reader
 
 _BLOCK = 512
 _MOST_MEMBERS = 1_000_000
+_DEEPEST = 256
 # What a header may say in extra records (long names, PAX), which have to be held in memory. In bytes.
 _LARGEST_HEADER = 1024 * 1024
 _HEADERS = (
@@ -95,6 +96,8 @@ def _parts(name: str, member: tarfile.TarInfo) -> list[str]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise _refused(member, "lies outside of its directory")
+    if len(parts) > _DEEPEST:
+        raise _refused(member, f"lies more than {_DEEPEST} directories deep")
     return parts
 
 

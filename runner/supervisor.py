@@ -89,8 +89,8 @@ class Supervisor:
         """Work until the end; everything that is held is settled or given back by then."""
         try:
             while not self._over():
-                self.tick()
-                self._loop.run_once(_TICK)
+                more = self.tick()
+                self._loop.run_once(0 if more else _TICK)
         finally:
             for running in self._running:
                 running.child.kill()
@@ -100,16 +100,16 @@ class Supervisor:
             for server in self._servers:
                 server.close()
 
-    def tick(self) -> None:
-        """Do what there is to do, without waiting for anything."""
+    def tick(self) -> bool:
+        """Do what there is to do, without waiting for anything; return whether there is more of it."""
         self._heed_signals()
         self._reap()
         self._keep_alive()
         if self._taking:
             self._prepare_spare()
-            self._take_work()
-        else:
-            self._queues.rest_all()
+            return self._take_work()
+        self._queues.rest_all()
+        return False
 
     def _over(self) -> bool:
         if self._stopping_since is not None:
@@ -211,11 +211,13 @@ class Supervisor:
 
     # Taking work
 
-    def _take_work(self) -> None:
-        """Ask every queue in turn for one message, and again while there are some, there is room, and it is no stay."""
+    def _take_work(self) -> bool:
+        """Ask every queue in turn for one message, and again while there are some; true when there are more by then."""
         end = self._clock() + _TICK
-        while sum(self._take_from(server, queue) for server, queue in self._queues.rota()) and self._clock() < end:
-            pass
+        while sum(self._take_from(server, queue) for server, queue in self._queues.rota()):
+            if self._clock() >= end:
+                return True  # signals and the broker's heartbeat come first
+        return False
 
     def _take_from(self, server: QueueServer, queue: str) -> bool:
         # A message that the broker took back while its experiment runs here is wanted, however full the machine is.

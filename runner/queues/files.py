@@ -12,6 +12,7 @@ import os
 import stat
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -79,6 +80,7 @@ class Directory:
     def __init__(self, root: Path, wanted: Callable[[str], bool], *, now: Callable[[], float] = time.time) -> None:
         self._root, self._wanted, self._now = root, wanted, now
         self._held: list[FileDelivery] = []
+        self._listed: dict[str, deque[Path]] = {}
 
     def queues(self) -> list[str]:
         """List the sub-directories whose names are wanted."""
@@ -90,9 +92,16 @@ class Directory:
             return []
 
     def take(self, queue: str) -> FileDelivery | None:
-        """Claim the oldest message that nobody holds."""
+        """Claim the oldest message that nobody holds.
+
+        The directory is read again only when all that it had was looked at: a long queue would take long to read.
+        """
         directory = self._root / queue
-        for path in _oldest_first(directory):
+        listed = self._listed.setdefault(queue, deque())
+        if not listed:
+            listed.extend(_oldest_first(directory))
+        while listed:
+            path = listed.popleft()
             with _clients_lock(directory) as ours:
                 delivery = self._claim(queue, path) if ours else None
             if delivery:
@@ -102,7 +111,8 @@ class Directory:
         return None
 
     def rest(self, queue: str) -> None:
-        """Nothing is listened to."""
+        """Begin with the oldest message at the next take."""
+        self._listed.pop(queue, None)
 
     def close(self) -> None:
         """Unlock what is held."""

@@ -70,17 +70,24 @@ def walk(directory: Path) -> Iterator[Path]:
             levels.pop()
             continue
         yield path
-        if path.is_dir() and not path.is_symlink():
+        if _is_directory(path):
             levels.append(_entries(path))
 
 
 def _entries(directory: Path) -> Iterator[Path]:
     try:
         return iter([directory / name for name in sorted(os.listdir(directory))])
-    except FileNotFoundError:
-        return iter(())
+    except (FileNotFoundError, NotADirectoryError):
+        return iter(())  # it is gone, or something else by now
     except OSError as error:
         raise ExperimentError(f"{directory} cannot be read: {error.strerror}") from error
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _pack_one(tar: tarfile.TarFile, path: Path, name: str) -> None:
@@ -152,6 +159,8 @@ def fingerprint(directory: Path) -> str:
             status = path.lstat()
         except FileNotFoundError:
             continue
+        except OSError as error:
+            raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
         files += not stat.S_ISDIR(status.st_mode)
         # A directory's own times change with what is in it, which is listed anyway.
         changing = () if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns, status.st_ino)

@@ -19,15 +19,16 @@ from runner.storage.base import CHUNK, Reader
 _BLOCK = 512
 _MOST_MEMBERS = 1_000_000
 _DEEPEST = 256
-# What a header may say in extra records (long names, PAX), which have to be held in memory. In bytes.
-_LARGEST_HEADER = 1024 * 1024
-_HEADERS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+# Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
+# 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
+_MOST_UNSPENT = 2 * 1024 * 1024
+# What PAX headers may say of all later members together: tarfile copies it for each. In characters; git needs 50.
+_MOST_GLOBAL = 64 * 1024
+# PATH_MAX and NAME_MAX of Linux, in bytes.
+_LONGEST_PATH = 4096
+_LONGEST_NAME = 255
+# No file system here keeps later times, and utime() takes none that are much later. In seconds since 1970.
+_LATEST = 2.0**32
 
 
 def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
@@ -37,42 +38,90 @@ def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
     of the directory is touched, whatever the archive says. The stream is read to its end. Raises ExperimentError for
     what is refused or corrupt, or what goes over the budget; errors of the stream pass through.
     """
-    plain = _decompressed(stream)
+    plain = _Metered(_decompressed(stream), budget)
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", tarinfo=_Member, bufsize=CHUNK) as tar:
-            _unpack_members(tar, directory, budget)
+            _unpack_members(tar, directory, plain)
         for rest in (plain, stream):
             while rest.read(CHUNK):
                 pass
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, UnicodeError) as error:
+    except _DAMAGE as error:
         if isinstance(error, OSError) and is_machines_own(error):
             raise MachineError(f"this machine cannot unpack it: {error.strerror}") from error
         raise ExperimentError(f"the archive cannot be unpacked, it is damaged or is none: {error}") from error
 
 
+# What tarfile and the decompressors raise for bad input: tarfile lets some of its own mistakes out.
+_DAMAGE = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+
+
+# Not in typeshed. The remaining kind, EOFHeaderError, is the end that every archive has to have.
+_NO_HEADER = (
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+)
+
+
+class _Metered:
+    """A stream and the budget for what it holds: it breaks off when much is read of which nothing is spent.
+
+    Whatever makes tarfile read without an end (large or endless headers, zeros after the archive) stops here.
+    """
+
+    def __init__(self, stream: Reader, budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
+        self._unspent = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._unspent += len(data)
+        if self._unspent > _MOST_UNSPENT:
+            raise tarfile.ReadError(f"more than {_MOST_UNSPENT} bytes in a header or after the end")
+        return data
+
+    def spend(self, size: int) -> None:
+        self._unspent = 0
+        self._budget.spend(size)
+
+
 class _Member(tarfile.TarInfo):
-    """A header that does not let an archive fill the memory."""
+    """A member whose header is there: tarfile takes a damaged or missing one for the end of the archive."""
 
-    def _proc_member(self, tar: tarfile.TarFile) -> Any:
-        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc] # not in typeshed; the documented way to subclass
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tar)
+        except _NO_HEADER as error:
+            raise tarfile.ReadError(f"no header where one has to be ({error})") from error
 
 
-def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: Budget) -> None:
+def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: _Metered) -> None:
     for number, member in enumerate(tar):
+        tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
         if number >= _MOST_MEMBERS:
             raise ExperimentError(f"the archive has more than {_MOST_MEMBERS} members")
+        if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _MOST_GLOBAL:
+            raise _refused(member, f"has more than {_MOST_GLOBAL} characters of global headers")
         budget.spend(_BLOCK)
         path = directory.joinpath(*_parts(member.name, member))
         if path == directory:
             continue
-        _make_parents(path, directory, member)
+        _make_parents(path, directory, member, budget=budget)
         _kind(member)(tar, member, path, directory, budget)
-        tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
 
 
-_Unpacker = Callable[[tarfile.TarFile, tarfile.TarInfo, Path, Path, Budget], None]
+_Unpacker = Callable[[tarfile.TarFile, tarfile.TarInfo, Path, Path, _Metered], None]
 
 
 def _kind(member: tarfile.TarInfo) -> _Unpacker:
@@ -98,10 +147,12 @@ def _parts(name: str, member: tarfile.TarInfo) -> list[str]:
         raise _refused(member, "lies outside of its directory")
     if len(parts) > _DEEPEST:
         raise _refused(member, f"lies more than {_DEEPEST} directories deep")
+    if len(os.fsencode(name)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        raise _refused(member, "has a name that is too long")
     return parts
 
 
-def _make_parents(path: Path, directory: Path, member: tarfile.TarInfo) -> None:
+def _make_parents(path: Path, directory: Path, member: tarfile.TarInfo, *, budget: _Metered) -> None:
     """Make the directories above a member; never go through a link that the archive has made."""
     missing = []
     for parent in path.parents:
@@ -113,6 +164,7 @@ def _make_parents(path: Path, directory: Path, member: tarfile.TarInfo) -> None:
         if not mode:
             missing.append(parent)
     for parent in reversed(missing):
+        budget.spend(_BLOCK)
         parent.mkdir()
 
 
@@ -133,7 +185,9 @@ def _clear(path: Path, member: tarfile.TarInfo) -> None:
         path.unlink()
 
 
-def _unpack_directory(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, _budget: Budget) -> None:
+def _unpack_directory(
+    _tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, _budget: _Metered
+) -> None:
     mode = _mode(path)
     if mode and not stat.S_ISDIR(mode):
         raise _refused(member, "would replace a file by a directory")
@@ -141,7 +195,7 @@ def _unpack_directory(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path
     path.chmod(member.mode & 0o777 | 0o700)
 
 
-def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, budget: Budget) -> None:
+def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, budget: _Metered) -> None:
     _clear(path, member)
     content = tar.extractfile(member)
     with path.open("xb") as file:
@@ -149,10 +203,11 @@ def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _roo
             budget.spend(len(data))
             file.write(data)
         os.fchmod(file.fileno(), member.mode & 0o777 | 0o600)
-    os.utime(path, (max(0.0, member.mtime), max(0.0, member.mtime)))
+    time = min(max(0.0, member.mtime), _LATEST)  # in this order, which makes 0 of NaN
+    os.utime(path, (time, time))
 
 
-def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, _budget: Budget) -> None:
+def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, _budget: _Metered) -> None:
     """Make a link that stays inside.
 
     It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
@@ -162,13 +217,15 @@ def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, 
     depth = len(path.relative_to(root).parts) - 1
     if member.linkname.startswith("/") or ".." in parts[ups:] or ups > depth or not member.linkname:
         raise _refused(member, f"is a link out of its directory, to {member.linkname[:200]!r}")
+    if "\0" in member.linkname or len(os.fsencode(member.linkname)) > _LONGEST_PATH:
+        raise _refused(member, "is a link to a name that cannot be")
     _clear(path, member)
     path.symlink_to(member.linkname)
 
 
-def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, _budget: Budget) -> None:
+def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, budget: _Metered) -> None:
     target = root.joinpath(*_parts(member.linkname, member))
-    _make_parents(target, root, member)
+    _make_parents(target, root, member, budget=budget)
     if not stat.S_ISREG(_mode(target)) or target == path:
         raise _refused(member, f"is a hard link to {member.linkname[:200]!r}, which is no file of the archive")
     _clear(path, member)

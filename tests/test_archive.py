@@ -248,6 +248,116 @@ else:
     assert sum(path.stat().st_size for path in inside.iterdir()) <= 10**7
 
 
+def pax(*records: tuple[bytes, bytes], kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A PAX header as an attacker writes it: tarfile would not."""
+    body = b""
+    for key, value in records:
+        size = len(key) + len(value) + 3
+        body += b"%d %s=%s\n" % (size + len(str(size + len(str(size)))), key, value)
+    return header("pax", type=kind, size=len(body)) + body + bytes(-len(body) % 512)
+
+
+def header(name: str, **fields: Any) -> bytes:
+    member = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_map(blocks: int) -> bytes:
+    """A member of the old GNU kind whose map goes on and on."""
+    head = bytearray(header("x", type=tarfile.GNUTYPE_SPARSE))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + (b"%011o\0" % 1 * 42 + b"\1" + bytes(7)) * blocks
+
+
+END = bytes(1024)
+NEWER_SPARSE = pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0")) + header("x", size=512)
+# Made when they are asked for: the process that is measured imports this module.
+ENDLESS: dict[str, Callable[[], bytes]] = {
+    "map of a sparse file": lambda: sparse_map(100_000),
+    "map of a sparse file, newer": lambda: NEWER_SPARSE + b"999999999\n" + b"1\n" * 25_000_000,
+    "global headers": lambda: b"".join(
+        pax((b"k%d" % i, b"v" * 500_000), kind=tarfile.XGLTYPE) + header(f"{i}") for i in range(100)
+    ),
+    "zeros after the end": lambda: header("x") + bytes(50_000_000),
+    "the root again and again": lambda: header("./", type=tarfile.DIRTYPE) * 100_000 + b"?" * 512,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_headers_without_an_end_do_not_fill_the_memory(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / "archive"
+    archive.write_bytes(ENDLESS[kind]())
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    code = """
+try:
+    unpack(open(sys.argv[1], "rb"), pathlib.Path(sys.argv[2]), Budget(None))
+except ExperimentError:
+    pass
+else:
+    raise SystemExit("no error")
+"""
+    assert peak(code, archive, inside) < 30
+
+
+DAMAGED = {
+    "headers for headers": pax((b"comment", b"x")) * 2000 + header("x") + END,
+    "text in a map of a sparse file": pax((b"GNU.sparse.map", b"a,b")) + header("x") + END,
+    "text as the size of a sparse file": pax((b"GNU.sparse.size", b"a")) + header("x") + END,
+    "no map of a sparse file": NEWER_SPARSE + b"?" * 512 + END,
+    "negative size": pax((b"size", b"-1024")) + header("x") + header("y") + END,
+    "a damaged second header": header("x") + b"?" * 512 + header("y") + END,
+    "cut in the second header": header("x") + header("y")[:300],
+    "cut after a member": header("x"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_between_members_is_told_as_such(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ExperimentError, match="damaged"):
+        unpack(Drip(DAMAGED[kind]), tmp_path, Budget(None))
+
+
+IMPOSSIBLE = {
+    "link with NUL": pax((b"linkpath", b"a\0b")) + header("x", type=tarfile.SYMTYPE, linkname="a"),
+    "link too long": pax((b"linkpath", b"a/" * 2500)) + header("x", type=tarfile.SYMTYPE, linkname="a"),
+    "file name too long": pax((b"path", b"a" * 256)) + header("x"),
+    "path too long": pax((b"path", b"a/" * 2500 + b"b")) + header("x"),
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_names_that_no_disk_can_hold_are_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ExperimentError, match="is refused, because its member"):
+        unpack(Drip(IMPOSSIBLE[kind] + END), tmp_path, Budget(None))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mtime", "kept"), [(b"inf", 2**32), (b"nan", 0), (b"-5", 0), (b"1e300", 2**32)])
+def test_odd_times_are_brought_into_range(tmp_path: Path, mtime: bytes, kept: int) -> None:
+    unpack(Drip(pax((b"mtime", mtime)) + header("x") + END), tmp_path, Budget(None))
+    assert (tmp_path / "x").stat().st_mtime == kept
+
+
+def test_directories_that_only_names_imply_count_too(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match="hdd"):
+        unpack(Drip(tar(("a/" * 40 + "x", {}))), tmp_path, Budget(10_000))
+
+
+def test_sparse_files_unpack(tmp_path: Path) -> None:
+    head = bytearray(header("x", type=tarfile.GNUTYPE_SPARSE, size=3))
+    head[386:410] = b"%011o\0%011o\0" % (5, 3)
+    head[483:495] = b"%011o\0" % 10
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    unpack(Drip(bytes(head) + b"abc".ljust(512, b"\0") + END), tmp_path, Budget(None))
+    assert (tmp_path / "x").read_bytes() == bytes(5) + b"abc" + bytes(2)
+
+
 def test_a_header_that_wants_gigabytes_is_refused(tmp_path: Path) -> None:
     member = tarfile.TarInfo("x")
     member.type, member.size = tarfile.XHDTYPE, 5 * 2**30
@@ -384,6 +494,18 @@ def test_directories_deeper_than_pythons_stack_are_stored_and_removed(tmp_path: 
     with tarfile.open(fileobj=io.BytesIO(packed(here))) as made:
         assert sum(1 for _ in made) == 1101
     remove(here)  # pytest's own cleaning is not up to it
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_whose_names_are_too_long_to_be_read_is_told_and_removed(tmp_path: Path) -> None:
+    here = tmp_path / "top"
+    here.mkdir()
+    code = "import os\nfor _ in range(30):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nopen('file', 'w').close()"
+    subprocess.run([sys.executable, "-c", code], cwd=here, check=True)
+    for action in (fingerprint, packed):
+        with pytest.raises(ExperimentError, match="cannot be read"):
+            action(here)
+    remove(here)
     assert not list(tmp_path.iterdir())
 
 

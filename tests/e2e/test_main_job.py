@@ -62,7 +62,7 @@ def test_submit_waits_and_brings_the_results(place: Workplace) -> None:
     assert "six six ['--wait', 'two words', '$HOME']\n" in log
     assert "greeting a=b secret none" in log
     assert (place.root / "results" / "modeldir" / "model.json").read_text() == "{}"
-    assert not list((place.queues / "local_made").iterdir())
+    until(lambda: not list((place.queues / "local_made").iterdir()), "the message is acknowledged")
 
 
 def test_a_failing_submission_says_so(place: Workplace) -> None:

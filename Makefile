@@ -26,8 +26,7 @@ test: .make/servers check test-pythons
 
 ## Run what needs no server and no network.
 unit: .make/venv
-	$(BIN)/pytest -q tests --ignore tests/e2e --ignore tests/contract --ignore tests/test_s3.py --ignore tests/test_rabbitmq.py \
-	  --ignore tests/test_build_zipapp.py
+	$(BIN)/pytest -q -m "not servers" tests
 
 ## Run the unit tests on every other Python that is installed.
 test-pythons: .make/venv

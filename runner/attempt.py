@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from runner import events, request
 from runner.archive import Budget
 from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
-from runner.console import Console
+from runner.console import STDERR, Console
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
+from runner.lease import Elsewhere, Leasehold, Repeated
 from runner.loop import Loop
 from runner.metadata_files import MetadataFiles, stamp
 from runner.place import Place
@@ -27,6 +29,7 @@ from runner.sandbox.base import Job, Sandbox
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
+from runner.teller import Teller
 from runner.units import format_duration
 from runner.watch import Cancelled, Orphaned, Stopped, Watch
 from runner.worker import Worker
@@ -45,21 +48,26 @@ _VERDICTS: tuple[tuple[type[RunnerError], str], ...] = (
     (MachineError, "misfit"),
     (Cancelled, "cancelled"),
     (Stopped, "stopped"),
+    (Elsewhere, "elsewhere"),
+    (Repeated, "repeated"),
 )
 
 
 class Attempt:
     """One attempt at one request, in one directory."""
 
-    def __init__(
-        self, order: Order, place: Place, *, loop: Loop, watch: Watch, tell: Callable[[events.Event], None]
-    ) -> None:
-        self._order, self._place, self._loop, self._watch, self._tell = order, place, loop, watch, tell
+    def __init__(self, order: Order, place: Place, *, loop: Loop, watch: Watch, teller: Teller) -> None:
+        self._order, self._place, self._loop, self._watch = order, place, loop, watch
+        self._teller, self._tell = teller, teller.tell
         self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
         self._began = time.time()
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
-        self._stores = Stores(_store_options(order), sleep=watch.pause)
-        self._back = Stores(_store_options(order), sleep=time.sleep)
+        options = _store_options(order)
+        self._stores = Stores(options, sleep=watch.pause)
+        self._back = Stores(options, sleep=time.sleep)
+        beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
+        self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating)
+        self._attempt = 1 + order.failures
         self._worker = Worker(loop)
         self._record = Record(self._request.record, self._back) if self._request.record else None
         budget = Budget(self._request.resources.hdd or None)
@@ -73,11 +81,12 @@ class Attempt:
         with ExitStack() as stack:
             say: Callable[[str], None] = _nobody_hears
             try:
+                self._claim()
                 self._fetch(METADATA, LOG_LABEL)
-                console = stack.enter_context(Console(self._log_path(), self._metadata.hear))
+                console = stack.enter_context(Console(self._log_path(), self._hear))
                 say = console.say
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
-                programs = Programs(self._loop, self._watch, console)
+                programs = Programs(self._loop, self._watch, console, apart=self._order.reported)
                 sandbox = self._prepare(programs, console)
                 self._execute(programs, sandbox)
                 finished = Finished("completed", f"{self._name} completed")
@@ -91,7 +100,16 @@ class Attempt:
 
     @property
     def _name(self) -> str:
-        return f"experiment {self._request.key!r}, attempt {self._order.attempt},"
+        return f"experiment {self._request.key!r}, attempt {self._attempt},"
+
+    @property
+    def _last(self) -> bool:
+        return self._attempt >= self._order.allowed
+
+    def _claim(self) -> None:
+        """Make sure that nobody else runs the experiment, and that it is not over; learn which attempt this is."""
+        self._attempt = self._lease.claim(failures=self._order.failures, redeliveries=self._order.redeliveries)
+        self._tell(events.Leased(self._attempt, self._metadata.accession))
 
     def _fetch(self, *labels: str) -> None:
         """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
@@ -101,6 +119,11 @@ class Attempt:
         for label in labels:
             if label in self._request.artifacts:
                 self._artifacts.fetch(self._request.artifacts[label], self._stores, self._watch.check)
+
+    def _hear(self, line: str, stream: str) -> None:
+        document = self._metadata.hear(line)
+        if self._order.reported:
+            self._teller.line(line, error=stream == STDERR, document=document)
 
     def _log_path(self) -> Path:
         # Clients' code looks at all that lies beside its workspace: there is an "output" only if the message has one.
@@ -190,8 +213,18 @@ class Attempt:
                 self._worker.wait(partial(self._artifacts.upload, self._back, final=True), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
                 finished = self._not_stored(finished, error)
-        self._settle_record(finished)
+        finished = replace(finished, last=finished.verdict == "failed" and self._last)
+        if finished.verdict not in ("elsewhere", "repeated"):
+            self._settle_record(finished)
+            self._leave(finished)
         return finished
+
+    def _leave(self, finished: Finished) -> None:
+        """Leave word for whoever gets the message next, if anybody does."""
+        failures = self._attempt - (finished.verdict != "failed")
+        over = finished.verdict in ("completed", "cancelled")
+        # After the last failure its message is sent again only by somebody who wants it to be tried anew.
+        self._lease.leave(self._watch, over=over, failures=0 if finished.last else failures, sentence=finished.sentence)
 
     def _not_stored(self, finished: Finished, error: RunnerError) -> Finished:
         sentence = f"{finished.sentence}, but its results could not be stored: {error}"
@@ -205,7 +238,7 @@ class Attempt:
         """Tell the client how it ended, or that it will be tried again."""
         if not self._record:
             return
-        over = finished.verdict in ("completed", "cancelled") or (finished.verdict == "failed" and self._order.last)
+        over = finished.verdict in ("completed", "cancelled") or finished.last
         status = "stopped" if finished.verdict == "cancelled" else "finished" if over else "waiting"
         outcome = {"verdict": finished.verdict, "sentence": finished.sentence, "accession": self._metadata.accession}
         times = {"time_finished": time.time()} if over else {}
@@ -221,7 +254,8 @@ def _verdict(error: RunnerError) -> str:
 
 
 def _how(error: RunnerError) -> str:
-    return {"failed": "failed", "misfit": "cannot run on this machine"}.get(_verdict(error), "was given up")
+    words = {"failed": "failed", "misfit": "cannot run on this machine", "elsewhere": "is not needed here"}
+    return words.get(_verdict(error), "was given up")
 
 
 def _limits(wanted: request.Request) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.place import placed
 from runner.sandbox import process
+from runner.teller import Teller
 from runner.watch import Orphaned, Watch
 
 log = logging.getLogger(__name__)
@@ -32,30 +32,27 @@ def serve(order_fd: int, event_fd: int) -> int:
     if not line:
         return events.DONE
 
-    def tell(event: events.Event) -> None:
-        # A supervisor that died is noticed by the watch.
-        with suppress(BrokenPipeError):
-            os.write(event_fd, events.to_line(event))
-
     with Signals() as signals, closing(Loop()) as loop:
+        teller = Teller(event_fd, loop)
         try:
-            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), tell)
+            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), teller)
         except Orphaned:
             # At once: the stores' thread may be in the middle of an upload, which must not come to its end any more.
             os._exit(events.GIVE_BACK)
         except Exception as error:
             log.exception("the attempt broke down: this is a mistake in the runner")
             finished = Finished("unavailable", f"the runner made a mistake: {error!r}")
-    tell(finished)
+        teller.tell(finished)
+        teller.flush()
     return finished.status
 
 
-def _carry_out(order: Order, loop: Loop, watch: Watch, tell: Callable[[events.Event], None]) -> Finished:
+def _carry_out(order: Order, loop: Loop, watch: Watch, teller: Teller) -> Finished:
     key = str(order.document["experiment"]["key"])
     with placed(Path(order.options.home), key, keep=order.options.debug) as place:
-        tell(events.Placed(place.name))
+        teller.tell(events.Placed(place.name))
         try:
-            return Attempt(order, place, loop=loop, watch=watch, tell=tell).run()
+            return Attempt(order, place, loop=loop, watch=watch, teller=teller).run()
         finally:
             process.kill_descendants()
 

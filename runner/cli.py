@@ -13,6 +13,8 @@ from runner.settings import HelpWanted, Settings, read
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
+       studio-runner explain [option ...] QUEUE
+       studio-runner listen [option ...] QUEUE
        studio-runner --version
 
 Runs StudioML experiments from queues until it is told to stop, or submits one (see `studio-runner submit --help`).
@@ -22,7 +24,7 @@ Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"attempt": _attempt, "submit": _submit, "--version": _version}
+    commands = {"attempt": _attempt, "submit": _submit, "listen": _listen, "explain": _explain, "--version": _version}
     try:
         if words and words[0] in commands:
             return commands[words[0]](words[1:])
@@ -58,6 +60,18 @@ def _submit(words: list[str]) -> int:
     from runner.submit import main as submit  # noqa: PLC0415
 
     return submit(words)
+
+
+def _explain(words: list[str]) -> int:
+    from runner.explain import main as explain  # noqa: PLC0415
+
+    return explain(words)
+
+
+def _listen(words: list[str]) -> int:
+    from runner.listen import main as listen  # noqa: PLC0415
+
+    return listen(words)
 
 
 def _serve(words: list[str]) -> int:

@@ -42,16 +42,19 @@ class Options:
 class Order:
     """What one attempt is to do: the request as its message had it, and what it was granted.
 
-    ``attempt`` counts from 1; ``last`` says that a failure will not be tried again. ``python`` is the interpreter's
-    path, ``version`` its full version.
+    ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
+    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
+    lines of the output are wanted as events.
     """
 
     document: Mapping[str, Any] = field(repr=False)
     queue: str
-    attempt: int
-    last: bool
+    failures: int
+    redeliveries: int | None
+    allowed: int
     python: str
     version: str
+    reported: bool
     options: Options
 
     def to_line(self) -> bytes:
@@ -83,6 +86,18 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Leased:
+    """Nobody else runs the experiment, so it is run here; attempts count from 1, failed ones only.
+
+    ``accession`` names this attempt's metadata.
+    """
+
+    kind: ClassVar[str] = "leased"
+    attempt: int
+    accession: str
+
+
+@dataclass(frozen=True)
 class Phase:
     """A stretch of the attempt begins: ``fetch``, ``prepare``, ``run`` or ``return``."""
 
@@ -99,6 +114,20 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of the experiment's output; ``dropped`` ones before it were too many.
+
+    ``error``: it came on stderr. ``document``: it is JSON, and was applied to the metadata.
+    """
+
+    kind: ClassVar[str] = "line"
+    text: str
+    error: bool = False
+    document: bool = False
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint ended: how many artifacts were uploaded, or what went wrong."""
 
@@ -112,12 +141,15 @@ class Finished:
     """How the attempt ended, and the one sentence that says so.
 
     ``verdict``: ``completed`` · ``failed`` (the experiment's doing) · ``misfit`` (not on this machine) ·
-    ``unavailable`` (a service did not work) · ``stopped`` (from outside).
+    ``unavailable`` (a service did not work) · ``stopped`` (from outside) · ``cancelled`` (by the experimenter) ·
+    ``elsewhere`` (it runs there already) · ``repeated`` (it was over before). ``last``: no other attempt may follow a
+    failed one.
     """
 
     kind: ClassVar[str] = "finished"
     verdict: str
     sentence: str
+    last: bool = False
 
     @property
     def status(self) -> int:
@@ -125,9 +157,11 @@ class Finished:
         return {"completed": DONE, "failed": FAILED}.get(self.verdict, GIVE_BACK)
 
 
-Event = Placed | Phase | Started | Checkpoint | Finished
+Event = Placed | Leased | Phase | Started | Line | Checkpoint | Finished
 
-_KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Placed, Phase, Started, Checkpoint, Finished)}
+_KINDS: dict[str, type[Event]] = {
+    kind.kind: kind for kind in (Placed, Leased, Phase, Started, Line, Checkpoint, Finished)
+}
 
 
 def to_line(event: Event) -> bytes:

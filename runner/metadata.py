@@ -59,8 +59,8 @@ class Document:
         self._size = 0
         self._added = 0
 
-    def feed(self, line: str, now: datetime) -> None:
-        """Take one whole line of the output."""
+    def feed(self, line: str, now: datetime) -> bool:
+        """Take one whole line of the output; return whether it was JSON that is part of the document now."""
         value = _json(line)
         try:
             if isinstance(value, dict):
@@ -68,10 +68,14 @@ class Document:
             elif _is_patch(value):
                 copies = any(each["op"] in ("copy", "move") for each in value)
                 self._adopt(self._patched(value), len(line) + copies * _MOST_COPIED)
-            elif self._schema_logs:
-                self._say(line, now)
+            else:
+                if self._schema_logs:
+                    self._say(line, now)
+                return False
         except PatchError:
             self.skipped += 1
+            return False
+        return True
 
     def studioml(self, **members: object) -> None:
         """Set members of ``/studioml``: the runner's own."""

@@ -35,9 +35,9 @@ class MetadataFiles:
             artifacts={label: artifact.qualified for label, artifact in wanted.artifacts.items()},
         )
 
-    def hear(self, line: str) -> None:
-        """Take one line of the experiment's output."""
-        self._document.feed(line, datetime.now(timezone.utc))
+    def hear(self, line: str) -> bool:
+        """Take one line of the experiment's output; return whether it was JSON that is part of the document now."""
+        return self._document.feed(line, datetime.now(timezone.utc))
 
     def add(self, **members: object) -> None:
         """Add what the runner itself knows, below ``studioml``."""

@@ -7,10 +7,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from runner.console import Console
+from runner.console import STDERR, STDOUT, Console
 from runner.errors import MachineError, RunnerError
 from runner.loop import Loop
 from runner.sandbox import process
@@ -21,10 +21,13 @@ TERM_GRACE = 10.0
 
 
 class Programs:
-    """Starts programs; see sandbox.base.Run. Nothing that a program started is left when it has ended."""
+    """Starts programs; see sandbox.base.Run. Nothing that a program started is left when it has ended.
 
-    def __init__(self, loop: Loop, watch: Watch, console: Console) -> None:
-        self._loop, self._watch, self._console = loop, watch, console
+    ``apart``: the console is to know what comes on stderr, at the cost of the exact order.
+    """
+
+    def __init__(self, loop: Loop, watch: Watch, console: Console, *, apart: bool = False) -> None:
+        self._loop, self._watch, self._console, self._apart = loop, watch, console, apart
 
     def run(
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, started: Callable[[int], None] | None = None
@@ -35,7 +38,7 @@ class Programs:
         raises, after the program and all that it started have been stopped.
         """
         try:
-            child = process.start(argv, env=env, cwd=cwd)
+            child = process.start(argv, env=env, cwd=cwd, apart=self._apart)
         except OSError as error:
             raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
         with self._output(child), self._ended(child):
@@ -66,24 +69,31 @@ class Programs:
     @contextmanager
     def _output(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
         """Feed a child's output to the console while the loop runs, and what is left of it afterwards."""
-        assert child.stdout is not None  # noqa: S101 -- process.start opens it
-        with child.stdout as pipe:
-            os.set_blocking(pipe.fileno(), False)
-            self._loop.add_handler(pipe.fileno(), self._readable, self._loop.READ)
-            try:
-                yield
-            finally:
-                self._loop.remove_handler(pipe.fileno())
-                # Everything that could write is dead by now, so this ends.
-                while data := _read(pipe.fileno()):
-                    self._console.feed(data)
+        with ExitStack() as stack:
+            for pipe, stream in ((child.stdout, STDOUT), (child.stderr, STDERR)):
+                if pipe is not None:
+                    stack.enter_context(pipe)
+                    stack.enter_context(self._piped(pipe.fileno(), stream))
+            yield
 
-    def _readable(self, fd: int, _events: int) -> None:
-        data = _read(fd)
-        if data:
-            self._console.feed(data)
-        elif data is not None:
+    @contextmanager
+    def _piped(self, fd: int, stream: str) -> Iterator[None]:
+        def readable(_fd: int, _events: int) -> None:
+            data = _read(fd)
+            if data:
+                self._console.feed(data, stream)
+            elif data is not None:
+                self._loop.remove_handler(fd)
+
+        os.set_blocking(fd, False)
+        self._loop.add_handler(fd, readable, self._loop.READ)
+        try:
+            yield
+        finally:
             self._loop.remove_handler(fd)
+            # Everything that could write is dead by now, so this ends.
+            while data := _read(fd):
+                self._console.feed(data, stream)
 
 
 def _read(fd: int) -> bytes | None:

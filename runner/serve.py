@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from runner import __version__
+from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.machine import inventory
 from runner.machine.allocate import Allocator
 from runner.place import make_home, sweep
-from runner.queues import matcher
-from runner.queues.base import QueueServer
+from runner.reasons import Reasons
+from runner.reports import Reports
 from runner.sandbox import interpreters
+from runner.servers import open_servers, work_queues
 from runner.settings import Settings
-from runner.supervisor import Supervisor
+from runner.supervisor import Parts, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +36,30 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     )
     pythons = ", ".join(map(str, interpreters.there())) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
-    with Signals() as signals, closing(Loop()) as loop:
-        servers = _servers(settings, loop)
-        Supervisor(settings, servers, loop=loop, signals=signals, allocator=allocator, clock=clock).run()
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        loop = stack.enter_context(closing(Loop()))
+        servers = open_servers(settings, loop, work_queues(settings), settings.queue)
+        which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
+        parts = Parts(
+            servers=servers,
+            loop=loop,
+            signals=signals,
+            allocator=allocator,
+            reports=Reports(KeyDirectory(Path(settings.response_signatures_dir), clock=clock), clock),
+            reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            suspended=_suspension(settings, loop, stack),
+            clock=clock,
+        )
+        Supervisor(settings, parts).run()
     return 0
 
 
-def _servers(settings: Settings, loop: Loop) -> list[QueueServer]:
-    wanted = matcher(settings.queue_match, settings.queue_mismatch)
-    servers: list[QueueServer] = []
-    if settings.queue_root:
-        from runner.queues.files import Directory  # noqa: PLC0415 -- only who uses a technology pays for it
+def _suspension(settings: Settings, loop: Loop, stack: ExitStack) -> Callable[[], bool]:
+    """Return what tells whether Kubernetes wants no work to be taken; outside a pod it has no say."""
+    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return lambda: False
+    from runner import kubernetes  # noqa: PLC0415 -- with an HTTP client, which not everybody needs so early
 
-        servers.append(Directory(Path(settings.queue_root), wanted))
-    if settings.amqp_url:
-        from runner.queues.rabbitmq import RabbitMQ  # noqa: PLC0415
-
-        servers.append(RabbitMQ(loop, settings.amqp_url, settings.amqp_mgt_url, wanted))
-    return servers
+    state = stack.enter_context(closing(kubernetes.watch(loop, settings.k8s_namespace, settings.k8s_configmap)))
+    return lambda: state.suspended

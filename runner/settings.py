@@ -62,6 +62,15 @@ def directory(value: str) -> str:
     return str(path.resolve())
 
 
+def _queues(value: str) -> tuple[str, ...]:
+    names = _words(value)
+    if reserved := [name for name in names if name.endswith("_response")]:
+        raise ValueError(
+            f"is {reserved[0]!r}, but queues of that name carry reports: name the queue that the work is in"
+        )
+    return names
+
+
 def _directories(value: str) -> tuple[str, ...]:
     return tuple(directory(word) for word in _words(value))
 
@@ -92,27 +101,75 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_SQS = "AWS SQS queues"
+_SQS = "SQS queues"
 _SEALED = "encrypted and signed messages"
-_REPORTS = "reports on response queues"
 _CACHE = "the artifact cache"
-_KUBERNETES = "Kubernetes state"
 _SLACK = "Slack notices"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The options of the runner itself. Sizes are in bytes, durations in seconds."""
+class ServerSettings:
+    """The options that say where queues are. Durations are in seconds."""
 
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
+    amqp_ca: str = option("", "CA certificates of the RabbitMQ server (PEM)", _file, metavar="FILE")
+    sqs_certs: str = option(
+        "",
+        "directory of AWS credential directories, each for one account's SQS queues",
+        directory,
+        metavar="DIR",
+        later=_SQS,
+    )
+    sqs_region: str = option(
+        "",
+        "AWS region of SQS queues; credentials from the environment or the instance's role",
+        metavar="NAME",
+        later=_SQS,
+    )
+    sqs_endpoint: str = option("", "SQS endpoint other than the region's, for VPC endpoints", metavar="URL", later=_SQS)
+    sqs_timeout: float = option(15.0, "longest single SQS call", parse_duration, metavar="DURATION")
     queue_root: str = option("", "directory whose sub-directories are queues", directory, metavar="DIR")
+
+    def faults(self) -> list[str]:
+        """What is wrong with the options taken together."""
+        found = []
+        if not (self.amqp_url or self.queue_root or self.sqs_certs or self.sqs_region):
+            found.append("there are no queues: give --amqp-url, --sqs-certs, --sqs-region or --queue-root")
+        if self.amqp_ca and not self.amqp_url:
+            found.append("--amqp-ca is of no use without --amqp-url")
+        if self.sqs_endpoint and not (self.sqs_certs or self.sqs_region):
+            found.append("--sqs-endpoint is of no use without --sqs-certs or --sqs-region")
+        return found
+
+
+@dataclass(frozen=True)
+class HomeSettings:
+    """Where the runner keeps its files."""
+
+    working_dir: str = option("", "where the runner keeps its files [TMPDIR or /tmp]", directory, metavar="DIR")
+
+    @property
+    def home(self) -> Path:
+        """The runner's one root, ``$STUDIOML_HOME``: a directory of its own below the working directory."""
+        return Path(self.working_dir or tempfile.gettempdir()) / "studio-runner"
+
+
+@dataclass(frozen=True)
+class Settings(HomeSettings, ServerSettings):
+    """The options of the runner itself. Sizes are in bytes, durations in seconds."""
+
+    queue: tuple[str, ...] = option(
+        (),
+        "take work only from this queue; RabbitMQ's management API is not needed then",
+        _queues,
+        metavar="NAME",
+        many=True,
+    )
     queue_match: str = option(
         "^(rmq|sqs|local)_.*$", "take work only from queues matching this", _pattern, metavar="RE"
     )
     queue_mismatch: str = option("", "and not from queues matching this", _pattern, metavar="RE")
-    sqs_certs: str = option("", "directory of AWS credential directories", metavar="DIR", later=_SQS)
-    sqs_timeout: float = option(15.0, "longest single SQS call", parse_duration, metavar="DURATION", later=_SQS)
 
     clear_text_messages: bool = option(False, "accept messages that are not encrypted", boolean, metavar="BOOL")
     encrypt_dir: str = option("./certs/message", "keys that open messages", metavar="DIR", later=_SEALED)
@@ -120,7 +177,7 @@ class Settings:
         "./certs/queues/signing", "public keys of those who may submit", metavar="DIR", later=_SEALED
     )
     response_signatures_dir: str = option(
-        "./certs/queues/response-encrypt", "public keys of those who read reports", metavar="DIR", later=_REPORTS
+        "./certs/queues/response-encrypt", "public keys of those who read reports", metavar="DIR"
     )
     certs_dir: str = option("./certs", "directory of all certificates and keys", metavar="DIR", later=_SEALED)
     allow_env_secrets: bool = option(
@@ -143,7 +200,6 @@ class Settings:
     cache_dir: str = option("", "artifact cache", metavar="DIR", later=_CACHE)
     cache_size: int = option(0, "its largest size, at least 1 GB", parse_size, metavar="SIZE", later=_CACHE)
 
-    working_dir: str = option("", "where the runner keeps its files [TMPDIR or /tmp]", directory, metavar="DIR")
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
     max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
@@ -163,26 +219,19 @@ class Settings:
 
     prom_address: str = option(":9090", "address of Prometheus metrics", metavar="ADDR", later="metrics")
     cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
-    k8s_namespace: str = option("", "namespace of the state ConfigMaps", metavar="NAME", later=_KUBERNETES)
-    k8s_configmap: str = option("studioml-go-runner", "their name", metavar="NAME", later=_KUBERNETES)
+    k8s_namespace: str = option("", "namespace of the state ConfigMaps [the pod's own]", metavar="NAME")
+    k8s_configmap: str = option("studioml-go-runner", "name of the one for all pods", metavar="NAME")
     slack_hook: str = option("", "Slack web hook", metavar="URL", later=_SLACK)
     slack_room: str = option("", "Slack channel", metavar="NAME", later=_SLACK)
 
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
-        found = []
+        found = super().faults()
         if bool(self.s3_cert) != bool(self.s3_key):
             found.append("--s3-cert and --s3-key belong together: give both or neither")
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
-        if not (self.amqp_url or self.queue_root):
-            found.append("there is no queue to take work from: give --amqp-url or --queue-root")
         return found
-
-    @property
-    def home(self) -> Path:
-        """The runner's one root, ``$STUDIOML_HOME``: a directory of its own below the working directory."""
-        return Path(self.working_dir or tempfile.gettempdir()) / "studio-runner"
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:

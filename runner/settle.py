@@ -6,6 +6,7 @@ from collections import OrderedDict
 from enum import Enum
 
 from runner.events import Finished
+from runner.queues.base import Delivery
 
 # How many experiments are remembered. Each costs some hundred bytes.
 _REMEMBERED = 10_000
@@ -15,16 +16,23 @@ class Decision(Enum):
     """What is done with a message; the value says it in the log."""
 
     ACK = "acknowledged"
+    REFUSE = "not tried again"
     GIVE_BACK = "given back"
 
 
-def decide(finished: Finished, *, attempt: int, allowed: int) -> Decision:
-    """Decide by how the attempt ended. ``attempt`` counts from 1, failed ones only."""
-    if finished.verdict in ("completed", "cancelled"):
+def decide(finished: Finished) -> Decision:
+    """Decide by how the attempt ended."""
+    if finished.verdict in ("completed", "cancelled", "repeated"):
         return Decision.ACK
-    if finished.verdict == "failed" and attempt >= allowed:
-        return Decision.ACK
+    if finished.verdict == "failed" and finished.last:
+        return Decision.REFUSE
     return Decision.GIVE_BACK
+
+
+def settle(delivery: Delivery, decision: Decision) -> None:
+    """Do it."""
+    actions = {Decision.ACK: delivery.ack, Decision.REFUSE: delivery.refuse, Decision.GIVE_BACK: delivery.give_back}
+    actions[decision]()
 
 
 class Ledger:

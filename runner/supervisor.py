@@ -5,24 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from threading import Thread
 from time import time
 
-from runner import request
+from runner import intake
 from runner.admission import Queues
 from runner.child import Child
 from runner.errors import MachineError, RequestError
-from runner.events import Checkpoint, Event, Finished, Options, Order, Phase
+from runner.events import Finished, Options, Order
+from runner.intake import Plan
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
-from runner.machine.allocate import Allocator, Resources
-from runner.place import Place, clear
+from runner.machine.allocate import Allocator
 from runner.queues.base import Delivery, QueueServer
+from runner.reasons import Reasons
+from runner.reports import Reports
 from runner.request import Request
-from runner.sandbox import interpreters
+from runner.running import Running
 from runner.settings import Settings
-from runner.settle import Decision, Ledger, decide
+from runner.settle import Decision, Ledger, decide, settle
 from runner.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -34,56 +34,49 @@ _STOP_PATIENCE = 60.0
 _HURRIED_PATIENCE = 10.0
 # How long not to try again when the process of an attempt cannot be started. In seconds.
 _SPARE_PAUSE = 10.0
+# For how long a queue has to be gone until its experiments are stopped. In seconds.
+_COOL_DOWN = 15.0
 
 
-@dataclass
-class Running:
-    """An attempt under way: whose message it is, what it holds, and since when (monotonic seconds)."""
-
-    request: Request
-    need: Resources
-    delivery: Delivery
-    child: Child
-    since: float
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.delivery.queue}: experiment {self.request.key!r}, attempt {self.number}"
-
-
-class Supervisor:
-    """Runs experiments until it is told to stop or a limit is reached.
+@dataclass(frozen=True)
+class Parts:
+    """What a supervisor works with. ``suspended`` tells whether no work is to be taken just now.
 
     ``clock`` gives monotonic seconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        servers: Sequence[QueueServer],
-        *,
-        loop: Loop,
-        signals: Signals,
-        allocator: Allocator,
-        clock: Callable[[], float],
-    ) -> None:
-        self._settings, self._loop, self._signals, self._clock = settings, loop, signals, clock
-        self._servers = servers
-        self._allocator = allocator
-        self._queues = Queues(servers, clock)
+    servers: Sequence[QueueServer]
+    loop: Loop
+    signals: Signals
+    allocator: Allocator
+    reports: Reports
+    reasons: Reasons
+    suspended: Callable[[], bool]
+    clock: Callable[[], float]
+
+
+class Supervisor:
+    """Runs experiments until it is told to stop or a limit is reached."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        self._settings, self._parts = settings, parts
+        self._loop, self._signals, self._clock = parts.loop, parts.signals, parts.clock
+        self._servers, self._allocator = parts.servers, parts.allocator
+        self._queues = Queues(parts.servers, parts.allocator, parts.clock, parts.reasons)
         self._ledger = Ledger()
         self._running: list[Running] = []
         self._spare: Child | None = None
         self._spare_after = 0.0
+        self._resting = False
         self._stopping_since: float | None = None
         self._told_to_stop: float | None = None
         self._limits = Limits(
             tasks=settings.limit_tasks,
             idle=settings.limit_idle_duration,
             interval=settings.limit_interval,
-            now=clock(),
+            now=self._clock(),
         )
-        loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
+        self._loop.add_handler(self._signals.fd, lambda _fd, _events: self._signals.drain(), self._loop.READ)
 
     def run(self) -> None:
         """Work until the end; everything that is held is settled or given back by then."""
@@ -97,19 +90,29 @@ class Supervisor:
             if self._spare:
                 self._spare.close()
                 self._spare.wait(5.0)
+            self._parts.reports.close()
             for server in self._servers:
                 server.close()
+            self._parts.reasons.close()
 
     def tick(self) -> bool:
         """Do what there is to do, without waiting for anything; return whether there is more of it."""
         self._heed_signals()
         self._reap()
-        self._keep_alive()
+        self._heed_deletions()
+        for running in self._running:
+            running.keep_alive()
+        self._parts.reports.pump()
+        more = False
         if self._taking:
+            self._resting = False
             self._prepare_spare()
-            return self._take_work()
-        self._queues.rest_all()
-        return False
+            more = self._take_work()
+        elif not self._resting:
+            self._queues.rest_all()
+            self._resting = True
+        self._note()
+        return more
 
     def _over(self) -> bool:
         if self._stopping_since is not None:
@@ -121,7 +124,17 @@ class Supervisor:
 
     @property
     def _taking(self) -> bool:
-        return self._stopping_since is None and not self._limits.no_more_work
+        return self._stopping_since is None and not self._limits.no_more_work and not self._parts.suspended()
+
+    def _note(self) -> None:
+        """Keep the file for ``explain`` up to date."""
+        why = "suspended by Kubernetes" if self._parts.suspended() else ""
+        why = f"--limit-tasks {self._settings.limit_tasks} is reached" if self._limits.no_more_work else why
+        why = "stopping" if self._stopping_since is not None else why
+        others = sorted(name for server in self._servers for name in server.others())
+        busy = [str(running) for running in self._running]
+        self._parts.reasons.note(idle=why, others=others, running=busy, free=str(self._allocator.free))
+        self._parts.reasons.save()
 
     # Stopping
 
@@ -138,7 +151,7 @@ class Supervisor:
             self._told_to_stop = now
             for running in self._running:
                 log.info("%s is told to stop", running)
-                running.child.stop()
+                running.stop()
         patience = _HURRIED_PATIENCE if hurried else _STOP_PATIENCE
         if self._told_to_stop is not None and (self._signals.stops > 2 or now >= self._told_to_stop + patience):
             for running in self._running:
@@ -153,6 +166,17 @@ class Supervisor:
         else:
             log.info("stopping: nothing is running")
 
+    def _heed_deletions(self) -> None:
+        """Who deletes a queue wants nothing more of what came from it (protocol section 3)."""
+        for running in self._running:
+            if not running.server.deleted(running.queue):
+                running.deleted_since = None
+            elif running.deleted_since is None:
+                running.deleted_since = self._clock()
+            elif not running.told_to_stop and self._clock() >= running.deleted_since + _COOL_DOWN:
+                log.warning("%s is stopped: its queue has been deleted", running)
+                running.stop()
+
     # Watching
 
     def _reap(self) -> None:
@@ -162,38 +186,28 @@ class Supervisor:
                 self._running.remove(running)
                 running.child.close()
                 self._allocator.release(running.need)
-                self._settle(running, status)
+                if running.died(status):
+                    running.clear_away(self._settings.home, keep=self._settings.debug)
+                self._settle(running, running.outcome(status))
 
-    def _settle(self, running: Running, status: int) -> None:
+    def _settle(self, running: Running, finished: Finished) -> None:
         """Decide a message's fate, once its attempt is over."""
-        finished = running.child.finished
-        if finished is None or finished.status != status:
-            self._clear_away(running)
-            finished = Finished("unavailable", _broke_down(running, status))
-        decision = decide(finished, attempt=running.number, allowed=self._settings.max_attempts)
+        decision = decide(finished)
+        identity = running.request.identity
         if finished.verdict == "failed":
-            self._ledger.failed(running.request.identity)
-        if decision is Decision.ACK:
-            self._ledger.over(running.request.identity, unacknowledged=running.delivery.lost)
-        self._queues.after(running.delivery.queue, finished.verdict, decision)
+            self._ledger.failed(identity)
+        if decision is not Decision.GIVE_BACK:
+            self._ledger.over(identity, unacknowledged=running.lost)
+        if not running.leased:
+            self._limits.started -= 1  # it was over or runs elsewhere: that was no attempt
+        self._queues.ended(running.queue, running.need, well=decision is Decision.ACK)
+        if finished.verdict in ("misfit", "unavailable", "elsewhere"):
+            self._queues.pause(running.queue, finished.sentence, logged=True)
         took = format_duration(round(self._clock() - running.since, 1))
-        level = logging.INFO if finished.verdict in ("completed", "stopped", "cancelled") else logging.WARNING
-        log.log(level, "%s: %s (%s; %s)", running.delivery.queue, finished.sentence, took, decision.value)
-        if decision is Decision.ACK:
-            running.delivery.ack()
-        else:
-            running.delivery.give_back()
-
-    def _clear_away(self, running: Running) -> None:
-        """Remove what an attempt that died has left: processes now, files in a thread, for they may be many."""
-        running.child.kill()
-        if running.child.place:
-            place = Place(self._settings.home, running.child.place)
-            Thread(target=partial(clear, place, keep=self._settings.debug), daemon=True).start()
-
-    def _keep_alive(self) -> None:
-        for running in self._running:
-            running.delivery.keep_alive()
+        level = logging.WARNING if finished.verdict in ("failed", "misfit", "unavailable") else logging.INFO
+        log.log(level, "%s: %s (%s; %s)", running.queue, finished.sentence, took, decision.value)
+        running.stream.end(finished, decision)
+        running.settle(decision)
 
     def _prepare_spare(self) -> None:
         """Keep one attempt's process ready, so that an order does not wait for imports."""
@@ -214,97 +228,82 @@ class Supervisor:
     def _take_work(self) -> bool:
         """Ask every queue in turn for one message, and again while there are some; true when there are more by then."""
         end = self._clock() + _TICK
-        while sum(self._take_from(server, queue) for server, queue in self._queues.rota()):
+        while any(self._take_from(server, queue) for server, queue in self._queues.rota()):
             if self._clock() >= end:
                 return True  # signals and the broker's heartbeat come first
         return False
 
     def _take_from(self, server: QueueServer, queue: str) -> bool:
         # A message that the broker took back while its experiment runs here is wanted, however full the machine is.
-        wanted = self._allocator.free.cpus or any(
-            running.delivery.lost and running.delivery.queue == queue for running in self._running
-        )
-        if not (wanted and self._taking and self._queues.may_ask(queue, self._allocator)):
+        adopting = any(running.lost and running.queue == queue for running in self._running)
+        if not (self._taking and self._queues.may_ask(queue, adopting=adopting)):
             server.rest(queue)
+            self._queues.rested(queue)
             return False
+        self._parts.reports.scanning(server, queue)
         delivery = server.take(queue)
+        self._queues.asked(queue, took=delivery is not None)
         if delivery:
-            self._admit(delivery)
+            self._admit(server, delivery)
         return delivery is not None
 
-    def _admit(self, delivery: Delivery) -> None:
+    def _admit(self, server: QueueServer, delivery: Delivery) -> None:
         """Start an attempt at a message, or decide at once what else becomes of it (protocol section 8)."""
         try:
-            wanted = request.parse(delivery.body, allow_env_secrets=self._settings.allow_env_secrets)
-            self._check_acceptable(wanted)
-            if self._known(wanted, delivery):
+            wanted = intake.read(delivery, self._settings)
+            if self._known(wanted, server, delivery):
                 return
-            need = Resources(wanted.resources.cpus, wanted.resources.ram, wanted.resources.hdd)
-            interpreter = self._fit(wanted, need)
-            if self._allocator.fits(need):
-                self._start(wanted, need, delivery, interpreter)
+            plan = intake.plan(wanted, self._allocator)
+            if self._allocator.fits(plan.need):
+                self._start(wanted, plan, server, delivery)
             else:
-                self._queues.hold(delivery.queue, need)
+                self._queues.hold(delivery.queue, plan.need)
                 delivery.give_back()
         except RequestError as error:
             log.error("%s: a message is refused: %s", delivery.queue, error)
             delivery.refuse()
         except MachineError as error:
-            log.warning("%s: a message is given back: %s", delivery.queue, error)
-            self._queues.misfit(delivery.queue)
+            self._queues.pause(delivery.queue, error)
             delivery.give_back()
 
-    def _check_acceptable(self, wanted: Request) -> None:
-        if not self._settings.clear_text_messages:
-            raise RequestError(f"experiment {wanted.key!r} is not encrypted, and --clear-text-messages is not set")
-
-    def _known(self, wanted: Request, delivery: Delivery) -> bool:
-        """Settle what needs no attempt: dead of age, or come again since the broker was lost while its attempt ran."""
-        if wanted.expired(time()):
-            log.warning("%s: experiment %r is past its lifetime, and is acknowledged", delivery.queue, wanted.key)
-            delivery.ack()
-            return True
-        if self._ledger.forgive(wanted.identity):
-            log.info("%s: experiment %r came again after it was over, and is acknowledged", delivery.queue, wanted.key)
-            delivery.ack()
-            return True
+    def _known(self, wanted: Request, server: QueueServer, delivery: Delivery) -> bool:
+        """Settle what needs no attempt: dead of age, or come again while its attempt runs, or after it was over."""
         for running in self._running:
-            if running.request.identity == wanted.identity and running.delivery.lost:
-                log.info("%s came again while it runs: its new delivery is kept", running)
-                running.delivery = delivery
+            # Without a time of submission another experiment may have the same identity.
+            if running.request.identity == wanted.identity and (running.lost or wanted.time_added is not None):
+                running.adopt(delivery)
                 return True
-        return False
+        if wanted.expired(time()):
+            finished = Finished("failed", f"experiment {wanted.key!r} is past its lifetime", last=True)
+            self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
+        elif self._ledger.forgive(wanted.identity):
+            finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
+        else:
+            return False
+        log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value)
+        settle(delivery, Decision.ACK)
+        return True
 
-    def _fit(self, wanted: Request, need: Resources) -> interpreters.Interpreter:
-        """Raise MachineError when this machine could never run it."""
-        if wanted.resources.gpus:
-            raise MachineError(f"experiment {wanted.key!r} wants GPUs, which this version does not give out yet")
-        if not self._allocator.could_ever(need):
-            raise MachineError(
-                f"experiment {wanted.key!r} needs {need}, but this runner has {self._allocator.total} to give at most"
-            )
-        return interpreters.find(wanted.pythonver)
-
-    def _start(
-        self, wanted: Request, need: Resources, delivery: Delivery, interpreter: interpreters.Interpreter
-    ) -> None:
-        number = 1 + max(self._ledger.failures(wanted.identity), delivery.redeliveries or 0)
+    def _start(self, wanted: Request, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
+        failures = self._ledger.failures(wanted.identity)
         child, self._spare = self._spare or Child(self._loop), None
-        running = Running(wanted, need, delivery, child, self._clock(), number)
-        child.tell = lambda event: _tell(running, event)
-        self._allocator.reserve(need)
+        stream = self._parts.reports.stream(server, delivery.queue, wanted)
+        running = Running(wanted, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
+        self._allocator.reserve(plan.need)
         self._running.append(running)
+        self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1
         order = Order(
             document=wanted.document,
             queue=delivery.queue,
-            attempt=number,
-            last=number >= self._settings.max_attempts,
-            python=str(interpreter.path),
-            version=str(interpreter),
+            failures=failures,
+            redeliveries=delivery.redeliveries,
+            allowed=self._settings.max_attempts,
+            python=str(plan.interpreter.path),
+            version=str(plan.interpreter),
+            reported=stream.heard,
             options=self._options(),
         )
-        log.info("%s starts (%s)", running, need)
         child.begin(order)
 
     def _options(self) -> Options:
@@ -321,18 +320,3 @@ class Supervisor:
             schema_logs=given.schema_logs,
             debug=given.debug,
         )
-
-
-def _tell(running: Running, event: Event) -> None:
-    """Log what an attempt does."""
-    if isinstance(event, Phase):
-        log.debug("%s: phase %s", running, event.name)
-    elif isinstance(event, Checkpoint) and event.error:
-        log.warning("%s: a checkpoint failed, the next one will try again: %s", running, event.error)
-    elif isinstance(event, Checkpoint):
-        log.debug("%s: checkpoint, %d artifacts stored", running, event.uploaded)
-
-
-def _broke_down(running: Running, status: int) -> str:
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
-    return f"experiment {running.request.key!r}, attempt {running.number}, was lost: its process {how}"

@@ -2,7 +2,21 @@
 
 import logging
 
+import pytest
+
 pytest_plugins = ["tests.servers.ceph", "tests.servers.rabbitmq"]
+
+# What only some machines have; and where tests ask for it.
+_SERVERS = {"broker", "s3", "sqs"}
+_PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
 
 # It reports every refused connection many times over, and tests refuse many.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs servers or a network, so that the rest can be run without."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if _SERVERS.intersection(fixtures) or item.nodeid.startswith(_PLACES):
+            item.add_marker("servers")

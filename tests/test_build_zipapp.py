@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,12 +42,54 @@ def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
     assert build(tmp_path / "other.pyz", copy).read_bytes() == built.read_bytes()
 
 
-def test_it_holds_the_runner_and_its_dependencies_and_nothing_compiled(built: Path) -> None:
+PACKAGES = {
+    *("runner", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "pika"),
+    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "native"),
+}
+# The numbers of the ELF format.
+MACHINES = {"x86_64": 62, "aarch64": 183}
+
+
+def contents(built: Path) -> dict[str, bytes]:
+    """What is unpacked at the first start, by its path."""
     with zipfile.ZipFile(built) as file:
-        names = file.namelist()
-    top = {name.split("/")[1] for name in names if name.startswith("site-packages/") and ".dist-info" not in name}
-    assert top == {"runner", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "pika"}
-    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+        names = [name for name in file.namelist() if name.startswith("site-packages/")]
+        return {name.removeprefix("site-packages/"): file.read(name) for name in names}
+
+
+def test_it_holds_the_runner_and_its_dependencies_and_nothing_else(built: Path) -> None:
+    files = contents(built)
+    assert {name.partition("/")[0] for name in files if ".dist-info" not in name} == PACKAGES
+    for machine in MACHINES:
+        inside = {name.split("/")[2] for name in files if name.startswith(f"native/{machine}/")}
+        backends = {f"_cffi_backend.cpython-3{minor}-{machine}-linux-gnu.so" for minor in range(10, 14)}
+        packages = {name for name in inside if not name.endswith(".dist-info")}
+        assert packages == {"cryptography", "nacl", "bcrypt", *backends}
+    assert {name.split("/")[1] for name in files if name.startswith("native/")} == set(MACHINES)
+    assert not [name for name in files if name.endswith((".pyc", "/RECORD"))]
+
+
+def test_what_is_compiled_is_for_the_machine_whose_directory_it_is_in(built: Path) -> None:
+    libraries = {name: data for name, data in contents(built).items() if ".so" in name or data.startswith(b"\x7fELF")}
+    assert len(libraries) == 2 * 7
+    for name, data in libraries.items():
+        assert data[:5] == b"\x7fELF\x02", f"{name} is no 64-bit ELF file"
+        assert int.from_bytes(data[18:20], "little") == MACHINES[name.split("/")[1]], name
+
+
+def test_it_is_small_and_stays_small_when_it_is_unpacked(built: Path) -> None:
+    assert built.stat().st_size < 12_500_000
+    assert sum(map(len, contents(built).values())) < 40_000_000
+
+
+def test_every_package_has_its_licence(built: Path) -> None:
+    files = contents(built)
+    infos = {name.rpartition(".dist-info/")[0] for name in files if ".dist-info/" in name}
+    assert len(infos) == 11 + 2 * 4
+    for info in infos:
+        assert any(name.startswith(f"{info}.dist-info/") and re.search("LICEN[CS]E|NOTICE", name) for name in files), (
+            info
+        )
 
 
 @pytest.mark.parametrize("python", pythons())
@@ -58,3 +101,49 @@ def test_it_starts_on_a_machine_that_has_only_python(built: Path, tmp_path: Path
     told = subprocess.run([*command, "--bad"], env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "studio-runner: --bad is no option of this program: see --help\n"
+
+
+SEALING = """
+import sys
+from pathlib import Path
+from runner.sealing import Sealer, open_sealed, read_private_key, read_public_key
+keys = Path(sys.argv[1])
+public = read_public_key((keys / "studioml_request.pub.pem").read_text())
+for name in ("studioml_request.pem", "studioml_request"):
+    private = read_private_key((keys / name).read_bytes(), b"PassPhrase")
+    assert open_sealed(Sealer(public).seal(b"secret"), private) == b"secret"
+import _cffi_backend, bcrypt, cryptography, nacl
+for module in (_cffi_backend, bcrypt, cryptography, nacl):
+    assert module.__file__.startswith(sys.argv[2]), module.__file__
+"""
+QUEUES = """
+import botocore.session
+session = botocore.session.get_session()
+for service in ("sqs", "sts", "sso", "sso-oidc", "signin"):
+    client = session.create_client(service, "eu-central-1", aws_access_key_id="key", aws_secret_access_key="secret")
+    assert client.meta.endpoint_url.endswith("amazonaws.com"), client.meta.endpoint_url
+"""
+
+
+@pytest.mark.parametrize("code", [SEALING, QUEUES], ids=["sealing", "queues"])
+@pytest.mark.parametrize("python", pythons())
+def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: str) -> None:
+    (tmp_path / "code.py").write_text(code)
+    unpacked = tmp_path / "shiv"
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHIV_ROOT": str(unpacked), "SHIV_INTERPRETER": "1"}
+    command = [python, "-W", "error", built, tmp_path / "code.py", ROOT / "tests" / "vectors" / "keys", unpacked]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_machine_of_another_kind_is_told_what_to_install(built: Path, tmp_path: Path) -> None:
+    if not shutil.which("setarch"):
+        pytest.skip("no setarch to change the machine's name with")
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    options = ["--queue-root", str(tmp_path), "--private-key", str(built), "local_queue"]
+    # Without site-packages: what the file lacks may be there.
+    command = ["setarch", "linux32", sys.executable, "-I", "-S", built, "listen", *options]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.search("cannot load cryptography, PyNaCl and bcrypt, .*: install them for this Python", told.stderr)
+    assert len(told.stderr.splitlines()) == 1

@@ -56,10 +56,12 @@ def order(home: Path, root: Path, script: str = "print('hello')", **members: Any
     return Order(
         document={"experiment": experiment, "config": {}},
         queue="local_q",
-        attempt=1,
-        last=True,
+        failures=0,
+        redeliveries=None,
+        allowed=1,
         python=sys.executable,
         version="3",
+        reported=False,
         options=Options(home=str(home), file_roots=(str(root / "store"),)),
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.console import LONGEST_LINE, Console
+from runner.console import LONGEST_LINE, STDERR, Console
 
 
 def written(path: Path, *pieces: bytes) -> list[str]:
     heard: list[str] = []
-    with Console(path, heard.append) as console:
+    with Console(path, lambda line, _stream: heard.append(line)) as console:
         for piece in pieces:
             console.feed(piece)
     return heard
@@ -36,7 +36,17 @@ def test_a_line_without_end_is_heard_in_pieces_of_bounded_length(tmp_path: Path)
 
 def test_the_runners_own_words_have_a_line_of_their_own(tmp_path: Path) -> None:
     heard: list[str] = []
-    with Console(tmp_path / "output", heard.append) as console:
+    with Console(tmp_path / "output", lambda line, _stream: heard.append(line)) as console:
         console.feed(b"half a line")
         console.say("it failed")
     assert heard == ["half a line", "studio-runner: it failed"]
+
+
+def test_lines_of_two_streams_do_not_mix(tmp_path: Path) -> None:
+    heard: list[tuple[str, str]] = []
+    with Console(tmp_path / "output", lambda *line: heard.append(line)) as console:
+        console.feed(b"out")
+        console.feed(b"err", STDERR)
+        console.feed(b"put\n")
+        console.say("it failed")
+    assert heard == [("output", "stdout"), ("err", "stderr"), ("studio-runner: it failed", "stdout")]

@@ -12,10 +12,12 @@ from runner.events import Checkpoint, ContractError, Finished, Options, Order, P
 ORDER = Order(
     document={"experiment": {"key": "k"}, "config": {}},
     queue="rmq_q",
-    attempt=2,
-    last=False,
+    failures=1,
+    redeliveries=None,
+    allowed=3,
     python="/usr/bin/python3",
     version="3.11.2",
+    reported=False,
     options=Options(home="/x", file_roots=("/a", "/b"), env_allow=("NAME",), store_patience=3.5),
 )
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -18,6 +17,7 @@ from runner.storage import s3_wire
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.s3 import PART, PARTS_OF_A_SIZE, S3Store, part_size
 from tests.servers.ceph import S3Server
+from tests.servers.certificates import self_signed
 from tests.servers.faulty import ALWAYS, FaultyProxy, faulty
 
 ROOT = Path(__file__).parents[1]
@@ -410,25 +410,7 @@ def test_an_error_code_cannot_write_into_the_log(s3: S3Server, proxy: FaultyProx
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
     """A self-signed certificate for 127.0.0.1 and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl not found: TLS is not tested")
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        *names,
-        "-out",
-        files[0],
-        "-keyout",
-        files[1],
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return files
+    return self_signed(tmp_path)
 
 
 def test_tls_is_verified_with_the_operators_authorities_and_certificate(

@@ -64,7 +64,7 @@ def job(tmp_path: Path, *, env: dict[str, object] | None = None, cpus: int = 1, 
         "config": {"env": env or {}},
     }
     options = Options(home=str(tmp_path), env_allow=allow)
-    order = Order(document, "q", 1, True, "/usr/bin/python3", "3.11.2", options)
+    order = Order(document, "q", 0, None, 3, "/usr/bin/python3", "3.11.2", False, options)
     return Job(request.from_document(document), order, Place(tmp_path, "name-1"), lambda *_: 0, print, time.sleep)
 
 

@@ -9,20 +9,21 @@ from runner.settle import Decision, Ledger, decide
 
 
 @pytest.mark.parametrize(
-    ("verdict", "attempt", "decision"),
+    ("verdict", "last", "decision"),
     [
-        ("completed", 1, Decision.ACK),
-        ("cancelled", 1, Decision.ACK),
-        ("failed", 1, Decision.GIVE_BACK),
-        ("failed", 2, Decision.GIVE_BACK),
-        ("failed", 3, Decision.ACK),
-        ("misfit", 9, Decision.GIVE_BACK),
-        ("unavailable", 9, Decision.GIVE_BACK),
-        ("stopped", 9, Decision.GIVE_BACK),
+        ("completed", False, Decision.ACK),
+        ("cancelled", False, Decision.ACK),
+        ("repeated", False, Decision.ACK),
+        ("failed", False, Decision.GIVE_BACK),
+        ("failed", True, Decision.REFUSE),
+        ("misfit", True, Decision.GIVE_BACK),
+        ("unavailable", True, Decision.GIVE_BACK),
+        ("stopped", True, Decision.GIVE_BACK),
+        ("elsewhere", True, Decision.GIVE_BACK),
     ],
 )
-def test_only_a_decided_fate_is_acknowledged(verdict: str, attempt: int, decision: Decision) -> None:
-    assert decide(Finished(verdict, ""), attempt=attempt, allowed=3) is decision
+def test_only_a_decided_fate_is_acknowledged(verdict: str, last: bool, decision: Decision) -> None:
+    assert decide(Finished(verdict, "", last)) is decision
 
 
 def test_failures_are_counted_until_it_is_over() -> None:

@@ -17,6 +17,5 @@ for minor in 3.10 3.11 3.12 3.13; do
     touch "$venv/ready"
   fi
   echo "Python $minor:"
-  "$venv/bin/pytest" -q tests --ignore tests/e2e --ignore tests/contract --ignore tests/test_s3.py \
-    --ignore tests/test_rabbitmq.py
+  "$venv/bin/pytest" -q -m "not servers" tests
 done

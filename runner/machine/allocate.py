@@ -44,6 +44,15 @@ class Allocator:
         """True when so much is free just now."""
         return need.within(self.free)
 
+    def lacking(self, need: Resources) -> str:
+        """Say of what there is not enough just now: how much is needed, and how much is free."""
+        pairs = [
+            (str(need.cpus), str(self.free.cpus), "cpus", need.cpus > self.free.cpus),
+            (format_size(need.ram), format_size(self.free.ram), "ram", need.ram > self.free.ram),
+            (format_size(need.hdd), format_size(self.free.hdd), "hdd", need.hdd > self.free.hdd),
+        ]
+        return ", ".join(f"{needed} {name}, and {free} are free" for needed, free, name, lacks in pairs if lacks)
+
     def reserve(self, need: Resources) -> None:
         """Take ``need`` out of what is free. Ask ``fits`` first: it raises ValueError when it does not."""
         if not self.fits(need):

@@ -21,18 +21,34 @@ PREFIX = "StudioML."
 _BLOCKED = 30.0
 
 
-def parameters_of(url: str) -> pika.URLParameters:
-    """Parse a URL. What is wrong with it is not repeated: any part of it may be a piece of the password."""
+def parameters_of(url: str, ca: str = "") -> pika.URLParameters:
+    """Parse a URL. What is wrong with it is not repeated: any part of it may be a piece of the password.
+
+    ``ca`` is a PEM file of authorities that the broker's certificate is verified with instead of the well-known ones.
+    """
     expanded = os.path.expandvars(url)
     try:
         if re.match("amqps?://", expanded):
-            return pika.URLParameters(expanded)
+            parameters = pika.URLParameters(expanded)
+            if ca and parameters.ssl_options:
+                parameters.ssl_options = _trusting(ca, parameters)
+            return parameters
     except (ValueError, TypeError, SyntaxError, OSError):
         pass
     raise ConfigError(
         "--amqp-url cannot be understood: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST is needed, "
         "with special characters of the password and the virtual host written as %XX"
     )
+
+
+def _trusting(ca: str, parameters: pika.URLParameters) -> pika.SSLOptions:
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"--amqp-ca is {ca!r}, which holds no certificates in PEM format") from error
+    given = parameters.ssl_options.context
+    context.verify_mode, context.check_hostname = given.verify_mode, given.check_hostname
+    return pika.SSLOptions(context, parameters.ssl_options.server_hostname or parameters.host)
 
 
 # What goes wrong, in words. They are formatted with pika's error, without its wrappers, and with the parameters.
@@ -81,12 +97,12 @@ def name_of(parameters: pika.URLParameters) -> str:
     return f"RabbitMQ at {parameters.host}:{parameters.port}"
 
 
-def publish(url: str, queue: str, body: bytes) -> None:
+def publish(url: str, queue: str, body: bytes, *, ca: str = "") -> None:
     """Publish a message as StudioML clients do: exchange, queue and binding are made if need be (protocol section 3).
 
     Blocks until the broker has the message. Raises ConfigError when the operator has to act, else Unavailable.
     """
-    parameters = parameters_of(url)
+    parameters = parameters_of(url, ca)
     parameters.blocked_connection_timeout = parameters.blocked_connection_timeout or _BLOCKED
     try:
         connection = pika.BlockingConnection(parameters)

@@ -15,7 +15,8 @@ class Delivery(Protocol):
 
     queue: str
     body: bytes
-    #: Deliveries of this message before this one, where the server counts them, otherwise None.
+    #: Deliveries of this message before this one, to whomever and however they ended, where the server counts them,
+    #: otherwise None.
     redeliveries: int | None
 
     @property
@@ -44,11 +45,20 @@ class QueueServer(Protocol):
     def queues(self) -> Collection[str]:
         """Names of the work queues known just now, already matched against the operator's patterns."""
 
+    def others(self) -> Collection[str]:
+        """Names of the queues known besides: those for reports, and those that the operator's patterns leave out."""
+
+    def deleted(self, queue: str) -> bool:
+        """True when the server, asked a short while ago, knew of no such queue, and has not lost its memory since."""
+
     def take(self, queue: str) -> Delivery | None:
         """Take a message if one is at hand. After a None the server listens, and wakes the loop when one comes."""
 
     def rest(self, queue: str) -> None:
         """Stop listening to a queue, until the next take; a message that came meanwhile is given back."""
+
+    def publish(self, queue: str, body: bytes) -> bool:
+        """Hand over a message for a queue that is there, in order; False when the server takes none just now."""
 
     def close(self) -> None:
         """Give back all that is held and not settled, and disconnect. May be called twice."""

@@ -20,13 +20,15 @@ from pathlib import Path
 
 from runner.errors import Unavailable
 from runner.locks import try_lock
+from runner.queues import carries_reports
 
 log = logging.getLogger(__name__)
 
 # StudioML's own client holds this file's lock (Python's filelock) while it writes a message in place.
 _CLIENTS_LOCK = "lock.lock"
 _DEAD = ".dead"
-# A file that is not complete JSON may still be being written, until it has not changed for so long. In seconds.
+# A request that is not complete JSON may still be being written, until it has not changed for so long. In seconds.
+# Reports are no JSON, and appear whole.
 _UNFINISHED = 10.0
 # No request is larger; what is gets only so far, and is refused for what it is.
 _LARGEST = 64 * 1024 * 1024
@@ -84,9 +86,20 @@ class Directory:
 
     def queues(self) -> list[str]:
         """List the sub-directories whose names are wanted."""
+        return [name for name in self._names() if self._wanted(name)]
+
+    def others(self) -> list[str]:
+        """List the sub-directories whose names are not wanted."""
+        return [name for name in self._names() if not self._wanted(name)]
+
+    def deleted(self, queue: str) -> bool:
+        """True when the root is there, and the queue's directory is not."""
+        return self._root.is_dir() and not (self._root / queue).is_dir()
+
+    def _names(self) -> list[str]:
         try:
             with os.scandir(self._root) as entries:
-                return [entry.name for entry in entries if self._wanted(entry.name) and entry.is_dir()]
+                return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
         except OSError as error:
             log.debug("%s cannot be read: %s", self._root, error.strerror)
             return []
@@ -114,6 +127,15 @@ class Directory:
         """Begin with the oldest message at the next take."""
         self._listed.pop(queue, None)
 
+    def publish(self, queue: str, body: bytes) -> bool:
+        """Put a message into a queue, under a name that sorts by time."""
+        try:
+            _put(self._root / queue, f"{time.time_ns():020}-{uuid.uuid4().hex[:8]}", body)
+        except OSError as error:
+            log.debug("nothing can be written to queue %s: %s", queue, error.strerror)
+            return False
+        return True
+
     def close(self) -> None:
         """Unlock what is held."""
         for delivery in self._held:
@@ -128,7 +150,8 @@ class Directory:
             body = file.read(_LARGEST)
             if len(body) == _LARGEST:
                 log.error("%s is larger than any request, and is cut off after %d MiB", path, _LARGEST >> 20)
-            if body and (_is_json(body) or self._now() - os.fstat(file.fileno()).st_mtime > _UNFINISHED):
+            unchanged = self._now() - os.fstat(file.fileno()).st_mtime
+            if body and (carries_reports(queue) or _is_json(body) or unchanged > _UNFINISHED):
                 return FileDelivery(queue, path, file, body)
         file.close()
         return None
@@ -180,13 +203,19 @@ def _is_json(body: bytes) -> bool:
 def publish(root: Path, queue: str, body: bytes) -> None:
     """Put a message into a queue, which is made if need be; it appears whole. Raises Unavailable."""
     directory = root / queue
-    name = uuid.uuid4().hex
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / f".{name}").open("xb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        (directory / f".{name}").replace(directory / name)
+        _put(directory, uuid.uuid4().hex, body, durable=True)
     except OSError as error:
         raise Unavailable(f"the message cannot be written to {directory}: {error.strerror}") from error
+
+
+def _put(directory: Path, name: str, body: bytes, *, durable: bool = False) -> None:
+    """Make a message appear whole; ``durable``: only when the disk has it."""
+    hidden = directory / f".{name}"
+    with hidden.open("xb") as file:
+        file.write(body)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    hidden.replace(directory / name)

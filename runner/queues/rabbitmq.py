@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
-from threading import Thread
 from typing import Any
 
 import pika
@@ -19,16 +19,16 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from runner.errors import Unavailable
 from runner.loop import Loop
 from runner.queues.amqp import fault_of, name_of, parameters_of
+from runner.queues.confirmed import Publisher
+from runner.queues.discovery import Listed, Named
 from runner.queues.management import Management
 from runner.retry import Patience
 
 log = logging.getLogger(__name__)
 
-# In seconds: how often queues are looked for, and how long closing may take.
-_DISCOVERY = 5.0
+# How long closing may take, in seconds.
 _CLOSING = 2.0
 # Nobody but an operator can end this runner's patience with its broker.
 _RECONNECTION = Patience(total=float("inf"))
@@ -103,32 +103,65 @@ class _Listener:
             self.rest()
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a broker is. ``url`` and ``management_url`` ("" for the usual place) may hold ``$VARIABLES``.
+
+    ``ca`` is a PEM file of authorities for both, "" for the well-known ones. With ``names``, these are the only queues,
+    and the management API is not needed.
+    """
+
+    url: str
+    management_url: str = ""
+    ca: str = ""
+    names: tuple[str, ...] = ()
+
+
 class RabbitMQ:
     """A QueueServer for one RabbitMQ broker.
 
-    ``url`` and ``management_url`` ("" for the usual place) may hold ``$VARIABLES``; the parameters of the former are
-    those of pika.URLParameters. ``wanted`` picks work queues by name. Raises ConfigError for a URL that is none.
+    The parameters of the address's URL are those of pika.URLParameters. ``wanted`` picks work queues by name. Raises
+    ConfigError for a URL that is none.
     """
 
     kind = "rmq"
 
-    def __init__(self, loop: Loop, url: str, management_url: str, wanted: Callable[[str], bool]) -> None:
+    def __init__(self, loop: Loop, address: Address, wanted: Callable[[str], bool]) -> None:
         self._loop, self._wanted = loop, wanted
-        self._parameters = parameters_of(url)
-        self._management = Management(management_url, self._parameters)
+        self._parameters = parameters_of(address.url, address.ca)
         self._notices = _Notices()
         self._queues: set[str] = set()
+        # All queues that were found last, and all that were there at some time since we have been connected.
+        self._found: set[str] | None = None
+        self._seen: set[str] = set()
         self._listeners: dict[str, _Listener] = {}
         self._delays = _RECONNECTION.delays()
+        self._warned = False
         self._closing = False
         self._connect()
-        self._discover()
+        self._publisher = Publisher(lambda: self._connection)
+        self._discovery = self._discover(address)
+
+    def _discover(self, address: Address) -> Listed | Named:
+        management = Management(address.management_url, self._parameters, address.ca)
+        if not address.names:
+            return Listed(self._loop, management, self._discovered)
+        reports = tuple(f"{name}_response" for name in address.names)
+        return Named(self._loop, address.names + reports, lambda: self._connection, self._discovered)
 
     # The seam
 
     def queues(self) -> Collection[str]:
         """Return the names of the queues found last."""
         return self._queues
+
+    def others(self) -> Collection[str]:
+        """Return the names of the other queues found last."""
+        return (self._found or set()) - self._queues
+
+    def deleted(self, queue: str) -> bool:
+        """True when the queue was there, and is not, and the broker was not away meanwhile: that deletes queues too."""
+        return self._found is not None and queue in self._seen and queue not in self._found
 
     def take(self, queue: str) -> RabbitDelivery | None:
         """Return the message that was pushed, or begin to listen."""
@@ -146,15 +179,24 @@ class RabbitMQ:
         if listener := self._listeners.pop(queue, None):
             listener.rest()
 
+    def publish(self, queue: str, body: bytes) -> bool:
+        """Publish as clients do."""
+        return self._publisher.publish(queue, body)
+
     def close(self) -> None:
         """Disconnect; the broker takes back what is held. Serves the loop meanwhile, for a few seconds at most."""
         if self._closing:
             return
         self._closing = True
+        self._discovery.close()
         if self._connection.is_open:
+            self._serve_while(lambda: self._publisher.busy and self._connection.is_open)
             self._connection.close()
+        self._serve_while(lambda: not self._connection.is_closed)
+
+    def _serve_while(self, true: Callable[[], bool]) -> None:
         alarm = self._loop.call_later(_CLOSING, lambda: None)
-        while alarm.call and not self._connection.is_closed:
+        while alarm.call and true():
             self._loop.run_once(_CLOSING)
         self._loop.remove_timeout(alarm)
 
@@ -176,7 +218,15 @@ class RabbitMQ:
             return
         self._notices.over("connection")
         self._delays = _RECONNECTION.delays()
+        self._found, self._seen = None, set()
         log.info("connected to %s", name_of(self._parameters))
+        if not self._warned:
+            log.warning(
+                "%s takes a message back when it is held for longer than its consumer_timeout (30m unless it is "
+                "configured otherwise): a longer experiment goes on, and its message is taken again then",
+                name_of(self._parameters),
+            )
+            self._warned = True
 
     def _failed(self, _connection: pika.SelectConnection, error: Exception) -> None:
         """The connection is lost, or could not be made: try again, later each time, for as long as it takes."""
@@ -209,26 +259,15 @@ class RabbitMQ:
 
     # Finding queues
 
-    def _discover(self) -> None:
-        if not self._closing:
-            Thread(target=self._ask_management, name="management", daemon=True).start()
-
-    def _ask_management(self) -> None:
-        """In a thread of its own: nothing of the loop's is touched but by add_callback."""
-        try:
-            found = self._management.bound_queues()
-        except Unavailable as error:
-            self._loop.add_callback(partial(self._discovered, None, str(error)))
-        else:
-            self._loop.add_callback(partial(self._discovered, found))
-
-    def _discovered(self, found: set[str] | None, trouble: str = "") -> None:
-        self._loop.call_later(_DISCOVERY, self._discover)
+    def _discovered(self, found: set[str] | None, trouble: str) -> None:
+        self._found = found
         if found is None:
-            self._notices.trouble("management", trouble)
-        else:
-            self._notices.over("management")
-            self._keep({queue for queue in found if self._wanted(queue)})
+            self._notices.trouble("discovery", trouble)
+            return
+        self._notices.over("discovery")
+        if self._connection.is_open:
+            self._seen |= found
+        self._keep({queue for queue in found if self._wanted(queue)})
 
     def _keep(self, queues: set[str]) -> None:
         for queue in sorted(queues - self._queues):
@@ -257,7 +296,7 @@ class _Notices:
 def _complaint(queue: str, reason: exceptions.ChannelClosedByBroker) -> str:
     if "timed out" in reason.reply_text:
         return (
-            f"the broker has taken back a message of queue {queue} which was held for too long: "
-            "set consumer_timeout in its rabbitmq.conf to more than the longest experiment takes"
+            f"the broker has taken back a message of queue {queue}, held for longer than its consumer_timeout: "
+            "the experiment goes on, and the message is taken again"
         )
     return f"the broker does not let this runner listen to queue {queue}: {reason.reply_text}"

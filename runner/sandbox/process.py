@@ -24,10 +24,11 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, apart: bool = False) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, stdout and stderr on one pipe (``.stdout``) in the order written.
 
-    It gets no standard input, and is killed when this process is. Raises OSError when it cannot be started.
+    ``apart``: on a pipe each, and so in an order that is only about that in which they were written. The program gets
+    no standard input, and is killed when this process is. Raises OSError when it cannot be started.
     """
     return subprocess.Popen(
         argv,
@@ -35,10 +36,11 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> subproce
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE if apart else subprocess.STDOUT,
         bufsize=0,
         start_new_session=True,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 -- the starting process has one thread at this time or none that forks
+        # Threads of ours may hold locks meanwhile, but none that this function takes.
+        preexec_fn=_die_with_parent,  # noqa: PLW1509
     )
 
 
@@ -86,6 +88,21 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def here() -> str:
+    """Name the processes that this one sees: those of one boot of a machine, in one namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return "unknown"
+
+
+def birth(pid: int) -> str:
+    """Name a living process as no later one is named: by its id and its start, in ticks since the boot; "" if dead."""
+    status = _status(pid)
+    return f"{pid}-{int(status[19])}" if status and status[0] not in (b"Z", b"X") else ""
+
+
 def kill_marked(*variables: str) -> int:
     """Kill every process whose environment holds all these ``NAME=value``; return how many.
 
@@ -111,11 +128,17 @@ def _all_processes() -> list[int]:
 
 
 def _parent(pid: int) -> int:
+    status = _status(pid)
+    return int(status[1]) if status else -1
+
+
+def _status(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat (proc(5)) from the third one, the state, on; [] when there is no process."""
     try:
         # "pid (name) state ppid …": the name may hold anything, so look behind its last parenthesis.
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
-    except (OSError, IndexError):
-        return -1
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 def _environment(pid: int) -> set[bytes]:

@@ -19,7 +19,7 @@ from runner.loop import Loop
 from runner.queues import amqp, files, matcher
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.files import Directory
-from runner.queues.rabbitmq import RabbitMQ
+from runner.queues.rabbitmq import Address, RabbitMQ
 from tests.servers.rabbitmq import Broker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,7 +87,7 @@ def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
     stack.callback(broker.delete, queue)
 
     def open_() -> QueueServer:
-        server = RabbitMQ(loop, broker.url, broker.management_url, matcher("^rmq_.*$", ""))
+        server = RabbitMQ(loop, Address(broker.url, broker.management_url), matcher("^rmq_.*$", ""))
         stack.callback(server.close)
         return server
 
@@ -218,8 +218,8 @@ if kind == "files":
     from runner.queues.files import Directory
     server = Directory(Path(where), matcher(".", ""))
 else:
-    from runner.queues.rabbitmq import RabbitMQ
-    server = RabbitMQ(loop, where, "", matcher(".", ""))
+    from runner.queues.rabbitmq import Address, RabbitMQ
+    server = RabbitMQ(loop, Address(where), matcher(".", ""))
 held = None
 while not held:
     held = server.take(queue)

@@ -118,7 +118,7 @@ def fails(place: Workplace, message: dict[str, Any], *options: str, attempts: in
     place.settled(seconds)
     told = [line for line in runner.log.splitlines() if " failed: " in line]
     assert len(told) == attempts, runner.log
-    assert "acknowledged" in told[-1]
+    assert "not tried again" in told[-1]
     assert all("given back" in line for line in told[:-1])
     sentence = told[-1].split(" failed: ")[1].rsplit(" (", 1)[0]
     assert sentence in place.output()

@@ -172,7 +172,7 @@ def test_a_killed_runner_loses_no_message_and_leaves_no_process(place: Workplace
     first.ended()
     until(lambda: not place.experiments(), "nothing is left of the experiment", 20)
     assert place.waiting == ["message"]
-    assert not (place.store / "experiments").exists()
+    assert not (place.store / "experiments/demo/output.tar").exists()
     flag.touch()
     second = place.start()
     place.settled()

@@ -168,7 +168,7 @@ def test_a_bucket_or_key_that_is_wrong_fails_with_one_sentence(
 ) -> None:
     send(rabbitmq, bucket.message("print('never')", **wrong))
     runner = start(place, rabbitmq, "--max-attempts", "2")
-    line = runner.saw("acknowledged")
+    line = runner.saw("not tried again")
     assert told in line
     assert "'workspace'" in line or "'_metadata'" in line
     assert runner.log.count("given back)") == 1

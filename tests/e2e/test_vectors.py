@@ -174,7 +174,9 @@ def check_done(site: Site, message: dict[str, Any], documents: dict[str, dict[st
 def check_hello(site: Site, message: dict[str, Any]) -> None:
     """Check one experiment to the last object: nothing for labels whose directories stayed empty."""
     key = message["experiment"]["key"]
-    assert site.keys(f"experiments/{key}/") == [f"experiments/{key}/output.tar"]
+    lease, *artifacts = site.keys(f"experiments/{key}/")
+    assert lease.startswith(f"experiments/{key}/_lease-")
+    assert artifacts == [f"experiments/{key}/output.tar"]
     output = site.members(f"experiments/{key}/output.tar")["output"].decode()
     labels = sorted([*message["experiment"]["artifacts"], "_runner"])
     assert f'hello ["10", "two words", "$HOME;\\"q\\""] from-config {labels}\n' in output
@@ -188,7 +190,7 @@ def check_hello(site: Site, message: dict[str, Any]) -> None:
 def check_completion_service(site: Site, message: dict[str, Any]) -> None:
     """Check the task of a completion service: its result, whole, and no log, since it has none."""
     key = message["experiment"]["key"]
-    assert site.keys(f"experiments/{key}/") == [f"experiments/{key}/retval.tar"]
+    assert site.keys(f"experiments/{key}/")[1:] == [f"experiments/{key}/retval.tar"]
     result = site.members(f"experiments/{key}/retval.tar")["retval"]
     for text in (b"clientscript", b"_runner", b"data"):
         assert text in result

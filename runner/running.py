@@ -1,0 +1,120 @@
+"""One attempt under way, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from runner.child import Child
+from runner.events import Checkpoint, Event, Finished, Leased, Line, Phase, Started
+from runner.machine.allocate import Resources
+from runner.place import Place, clear
+from runner.queues.base import Delivery, QueueServer
+from runner.reports import Stream
+from runner.request import Request
+from runner.settle import Decision, settle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Running:
+    """Whose message it is, what it holds, and since when (monotonic seconds).
+
+    ``deliveries`` are all those of its one message, which a broker may have sent again; the first ones may be lost.
+    """
+
+    request: Request
+    need: Resources
+    server: QueueServer
+    deliveries: list[Delivery]
+    child: Child
+    stream: Stream
+    since: float
+    number: int
+    deleted_since: float | None = None
+    leased: bool = False
+    told_to_stop: bool = False
+
+    def __post_init__(self) -> None:
+        self.child.tell = self._hear
+
+    @property
+    def queue(self) -> str:
+        """The queue that the message came from."""
+        return self.deliveries[0].queue
+
+    @property
+    def lost(self) -> bool:
+        """True when the broker has taken the message back: it will come again, here or elsewhere."""
+        return all(delivery.lost for delivery in self.deliveries)
+
+    def __str__(self) -> str:
+        return f"{self.queue}: experiment {self.request.key!r}, attempt {self.number}"
+
+    def adopt(self, delivery: Delivery) -> None:
+        """Hold one more delivery of the message."""
+        self.deliveries = [each for each in self.deliveries if not each.lost] + [delivery]
+        log.info("%s came again while it runs: its new delivery is kept", self)
+
+    def keep_alive(self) -> None:
+        """Tell the broker that the message is worked on."""
+        for delivery in self.deliveries:
+            delivery.keep_alive()
+
+    def stop(self) -> None:
+        """Ask the attempt to end its experiment, store the results and go."""
+        self.told_to_stop = True
+        self.stream.stopping()
+        self.child.stop()
+
+    def died(self, status: int) -> bool:
+        """Tell whether the attempt's process, which is gone, had no chance to say how it ended."""
+        return self.child.finished is None or self.child.finished.status != status
+
+    def outcome(self, status: int) -> Finished:
+        """Return how the attempt ended, whose process is gone."""
+        finished = self.child.finished
+        if finished is None or self.died(status):
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
+            sentence = f"experiment {self.request.key!r}, attempt {self.number}, was lost: its process {how}"
+            return Finished("unavailable", sentence)
+        return finished
+
+    def clear_away(self, home: Path, *, keep: bool) -> None:
+        """Remove what an attempt that died has left: processes now, files in a thread, for they may be many."""
+        self.child.kill()
+        if self.child.place:
+            Thread(target=partial(clear, Place(home, self.child.place), keep=keep), daemon=True).start()
+
+    def settle(self, decision: Decision) -> None:
+        """Decide the message's fate, for all its deliveries."""
+        for delivery in self.deliveries:
+            settle(delivery, decision)
+
+    def _hear(self, event: Event) -> None:
+        """Log what the attempt tells, and pass on what others want to know."""
+        hearers: dict[type[Event], Callable[..., None]] = {
+            Leased: self._heard_leased,
+            Phase: lambda event: log.debug("%s: phase %s", self, event.name),
+            Started: lambda _event: self.stream.running(),
+            Line: self.stream.line,
+            Checkpoint: self._heard_checkpoint,
+        }
+        if type(event) in hearers:
+            hearers[type(event)](event)
+
+    def _heard_leased(self, event: Leased) -> None:
+        self.leased, self.number = True, event.attempt
+        log.info("%s starts (%s)", self, self.need)
+        self.stream.begin(event.accession)
+
+    def _heard_checkpoint(self, event: Checkpoint) -> None:
+        if event.error:
+            log.warning("%s: a checkpoint failed, the next one will try again: %s", self, event.error)
+        else:
+            log.debug("%s: checkpoint, %d artifacts stored", self, event.uploaded)

@@ -8,6 +8,7 @@ from pathlib import Path
 from runner.loop import Loop
 from runner.queues import matcher
 from runner.queues.base import QueueServer
+from runner.queues.sqs_account import Options as SQSOptions
 from runner.settings import ServerSettings, Settings
 
 
@@ -16,6 +17,11 @@ def work_queues(settings: Settings) -> Callable[[str], bool]:
     if settings.queue:
         return lambda name: name in settings.queue
     return matcher(settings.queue_match, settings.queue_mismatch)
+
+
+def sqs_options(options: ServerSettings) -> SQSOptions:
+    """Pick what SQS needs to know."""
+    return SQSOptions(options.sqs_certs, options.sqs_region, options.sqs_endpoint, options.sqs_timeout)
 
 
 def open_servers(
@@ -35,4 +41,8 @@ def open_servers(
 
         address = Address(options.amqp_url, options.amqp_mgt_url, options.amqp_ca, names)
         servers.append(RabbitMQ(loop, address, wanted))
+    if options.sqs_certs or options.sqs_region:
+        from runner.queues.sqs import SQS  # noqa: PLC0415
+
+        servers.append(SQS(loop, sqs_options(options), wanted, names))
     return servers

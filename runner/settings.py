@@ -101,7 +101,6 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_SQS = "SQS queues"
 _SEALED = "encrypted and signed messages"
 _CACHE = "the artifact cache"
 _SLACK = "Slack notices"
@@ -119,15 +118,13 @@ class ServerSettings:
         "directory of AWS credential directories, each for one account's SQS queues",
         directory,
         metavar="DIR",
-        later=_SQS,
     )
     sqs_region: str = option(
         "",
         "AWS region of SQS queues; credentials from the environment or the instance's role",
         metavar="NAME",
-        later=_SQS,
     )
-    sqs_endpoint: str = option("", "SQS endpoint other than the region's, for VPC endpoints", metavar="URL", later=_SQS)
+    sqs_endpoint: str = option("", "SQS endpoint other than the region's, for VPC endpoints", metavar="URL")
     sqs_timeout: float = option(15.0, "longest single SQS call", parse_duration, metavar="DURATION")
     queue_root: str = option("", "directory whose sub-directories are queues", directory, metavar="DIR")
 

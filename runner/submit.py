@@ -18,7 +18,8 @@ from runner import request
 from runner.errors import ConfigError
 from runner.follow import METADATA, RESULTS, follow
 from runner.record import Record
-from runner.settings import boolean, count, directory, option, read
+from runner.servers import sqs_options
+from runner.settings import ServerSettings, boolean, count, option, read
 from runner.shelf import Shelf, packed, shelf_at, store
 from runner.units import parse_duration
 
@@ -26,8 +27,8 @@ _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
 Stores DIRECTORY as the workspace of a new experiment that runs the Python FILE in it, and publishes its message.
 The keys of an S3 store come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_DEFAULT_REGION;
-without them access is anonymous. Every option is an environment variable too: --queue-root, --amqp-url and --s3-ca are
-QUEUE_ROOT, AMQP_URL and S3_CA, as for the runner; all others begin with STUDIO_: --store is STUDIO_STORE."""
+without them access is anonymous. Every option is an environment variable too: where the queue is, and --s3-ca, as for
+the runner (--amqp-url is AMQP_URL); all others begin with STUDIO_: --store is STUDIO_STORE."""
 
 
 def _requirement(value: str) -> tuple[str, ...]:
@@ -45,12 +46,10 @@ _own = partial(option, prefix="STUDIO_")
 
 
 @dataclass(frozen=True)
-class SubmitSettings:
+class SubmitSettings(ServerSettings):
     """The options of ``submit``."""
 
     queue: str = _own("", "queue to publish to, for example local_demo or rmq_mine", metavar="NAME")
-    queue_root: str = option("", "directory of directory queues", directory, metavar="DIR")
-    amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     store: str = _own("", "where artifacts go: s3://HOST[:PORT]/BUCKET or file:///DIRECTORY", metavar="URL")
     store_tls: bool = _own(False, "speak TLS to an S3 store that is not Amazon's", boolean, metavar="BOOL")
     s3_ca: str = option("", "CA certificates of the S3 store (PEM); implies TLS", metavar="FILE")
@@ -77,11 +76,11 @@ class SubmitSettings:
 
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
-        found = []
+        found = super().faults()
         if not self.queue:
             found.append("there is no queue to publish to: give --queue")
-        if bool(self.queue_root) == bool(self.amqp_url):
-            found.append("give either --queue-root or --amqp-url: where the queue is")
+        if sum(map(bool, (self.queue_root, self.amqp_url, self.sqs_certs or self.sqs_region))) > 1:
+            found.append("give one place where the queue is, not several: --queue-root, --amqp-url or SQS's options")
         if not self.store:
             found.append("there is no place for the artifacts: give --store")
         return found
@@ -154,7 +153,11 @@ def _publish(settings: SubmitSettings, body: bytes) -> None:
         from runner.queues import files  # noqa: PLC0415 -- only who uses a technology pays for it
 
         files.publish(Path(settings.queue_root), settings.queue, body)
-    else:
+    elif settings.amqp_url:
         from runner.queues import amqp  # noqa: PLC0415
 
-        amqp.publish(settings.amqp_url, settings.queue, body)
+        amqp.publish(settings.amqp_url, settings.queue, body, ca=settings.amqp_ca)
+    else:
+        from runner.queues import sqs_sending  # noqa: PLC0415
+
+        sqs_sending.publish(sqs_options(settings), settings.queue, body)

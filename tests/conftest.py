@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-pytest_plugins = ["tests.servers.ceph", "tests.servers.rabbitmq"]
+pytest_plugins = ["tests.servers.ceph", "tests.servers.rabbitmq", "tests.servers.sqs"]
 
 # What only some machines have; and where tests ask for it.
 _SERVERS = {"broker", "s3", "sqs"}

@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from runner.loop import Loop
-from runner.queues import amqp, files, matcher
+from runner.queues import amqp, files, matcher, sqs_sending
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.files import Directory
 from runner.queues.rabbitmq import Address, RabbitMQ
+from runner.queues.sqs import SQS
+from runner.queues.sqs_account import Options
 from tests.servers.rabbitmq import Broker
+from tests.servers.sqs import REGION, SQSServer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -36,7 +39,7 @@ class Backend:
     dead: Callable[[], list[bytes]]
     spec: list[str]
 
-    def soon(self, look: Callable[[], object], seconds: float = 20.0) -> object:
+    def soon(self, look: Callable[[], object], seconds: float = 45.0) -> object:
         """Serve the loop until something is true, and return it."""
         end = time.monotonic() + seconds
         while not (found := look()) and time.monotonic() < end:
@@ -52,15 +55,18 @@ class Backend:
         return not self.soon(lambda: server.take(self.queue), seconds)
 
 
-@pytest.fixture(params=["directory", "rabbitmq"])
+@pytest.fixture(params=["directory", "rabbitmq", "moto", "ministack"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     with ExitStack() as stack:
         loop = Loop()
         stack.callback(loop.close)
         if request.param == "directory":
             yield _directory(stack, loop, tmp_path)
-        else:
+        elif request.param == "rabbitmq":
             yield _rabbitmq(stack, loop, request.getfixturevalue("rabbitmq"))
+        else:
+            monkeypatch = request.getfixturevalue("monkeypatch")
+            yield _sqs(stack, loop, request.getfixturevalue(request.param), monkeypatch)
 
 
 def _directory(stack: ExitStack, loop: Loop, root: Path) -> Backend:
@@ -98,6 +104,27 @@ def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
 
     publish = lambda name, body: amqp.publish(broker.url, name, body)  # noqa: E731
     return Backend(loop, queue, open_, publish, dead, ["rabbitmq", broker.url])
+
+
+def _sqs(stack: ExitStack, loop: Loop, aws: SQSServer, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    queue, graveyard = f"sqs_{uuid.uuid4().hex[:8]}", f"dead_{uuid.uuid4().hex[:8]}"
+    stack.callback(aws.clear)
+    aws.create(graveyard)
+    aws.create(queue, RedrivePolicy=json.dumps({"deadLetterTargetArn": aws.arn(graveyard), "maxReceiveCount": "100"}))
+    for name, value in aws.environ.items():
+        monkeypatch.setenv(name, value)
+    options = Options(region=REGION, endpoint=aws.endpoint)
+
+    def open_() -> QueueServer:
+        server = SQS(loop, options, matcher("^sqs_.*$", ""))
+        stack.callback(server.close)
+        return server
+
+    def publish(name: str, body: bytes) -> None:
+        aws.create(name)
+        sqs_sending.publish(options, name, body)
+
+    return Backend(loop, queue, open_, publish, lambda: aws.bodies(graveyard), ["sqs", aws.endpoint])
 
 
 def message(text: str) -> bytes:
@@ -217,6 +244,9 @@ loop = Loop()
 if kind == "files":
     from runner.queues.files import Directory
     server = Directory(Path(where), matcher(".", ""))
+elif kind == "sqs":
+    from runner.queues.sqs import SQS, Options
+    server = SQS(loop, Options(region="us-west-2", endpoint=where), matcher(".", ""))
 else:
     from runner.queues.rabbitmq import Address, RabbitMQ
     server = RabbitMQ(loop, Address(where), matcher(".", ""))

@@ -1,0 +1,420 @@
+"""SQS, beyond what every queue server does: credentials that come and go, messages hidden for longer, faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from runner.errors import ConfigError
+from runner.loop import Loop
+from runner.queues import matcher, sqs_account, sqs_search, sqs_sending
+from runner.queues.base import Delivery
+from runner.queues.sqs import SQS
+from runner.queues.sqs_account import Options
+from runner.queues.sqs_held import TIMING, Timing
+from tests.servers.faulty import ALWAYS, FaultyProxy, faulty
+from tests.servers.sqs import KEY, REGION, SECRET, SQSServer
+
+QUEUE = "sqs_work"
+CREDENTIALS = f"[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+CONFIG = f"[default]\nregion = {REGION}\noutput = json\n"
+
+
+class Bench:
+    """A loop, and servers in it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.loop, self._stack = Loop(), stack
+        stack.callback(self.loop.close)
+
+    def open(self, options: Options, *, names: tuple[str, ...] = (), timing: Timing = TIMING) -> SQS:
+        server = SQS(self.loop, options, matcher("^sqs_", ""), names, timing)
+        self._stack.callback(server.close)
+        return server
+
+    def soon(self, look: Callable[[], object], seconds: float = 20.0) -> object:
+        end = time.monotonic() + seconds
+        while not (found := look()) and time.monotonic() < end:
+            self.loop.run_once(0.05)
+        return found
+
+    def take(self, server: SQS, queue: str = QUEUE) -> Delivery:
+        found = self.soon(lambda: server.take(queue))
+        assert found, "no message came"
+        return found  # type: ignore[return-value]
+
+    def idle(self, seconds: float, *held: Delivery) -> None:
+        """Let time pass, as the supervisor does."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for delivery in held:
+                delivery.keep_alive()
+            self.loop.run_once(0.05)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack)
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials in the environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+@pytest.fixture
+def here(sqs: SQSServer, keys: None) -> Options:
+    """The account of the environment."""
+    return Options(region=REGION, endpoint=sqs.endpoint)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for queues all the time."""
+    monkeypatch.setattr(sqs_search, "_PACE", 0.1)
+    monkeypatch.setattr(sqs_search, "_SOONEST", 0.2)
+    monkeypatch.setattr(sqs_search, "_LATEST", 0.2)
+
+
+def credentials(root: Path, name: str = "team", **files: str) -> Path:
+    directory = root / name
+    directory.mkdir()
+    for file, text in (files or {"credentials": CREDENTIALS, "config": CONFIG}).items():
+        (directory / file).write_text(text)
+    return directory
+
+
+# Credentials
+
+
+@pytest.mark.usefixtures("hurried")
+def test_directories_of_credentials_come_and_go(sqs: SQSServer, bench: Bench, tmp_path: Path) -> None:
+    sqs.create(QUEUE)
+    server = bench.open(Options(certs=str(tmp_path), endpoint=sqs.endpoint))
+    bench.idle(0.5)
+    assert not server.queues()
+    directory = credentials(tmp_path, anything=CREDENTIALS, other=CONFIG)  # the names do not matter
+    assert bench.soon(lambda: QUEUE in server.queues())
+    sqs.publish(QUEUE, b"1")
+    held = bench.take(server)
+    shutil.rmtree(directory)
+    assert bench.soon(lambda: not server.queues())
+    assert not server.deleted(QUEUE)
+    held.ack()  # what is held can still be settled
+    assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_credentials_that_are_exchanged_are_used_from_then_on(moto: SQSServer, bench: Bench, tmp_path: Path) -> None:
+    moto.create(QUEUE)
+    moto.publish(QUEUE, b"x")
+    directory = credentials(tmp_path, credentials=CREDENTIALS.replace(KEY, "old"), config=CONFIG)
+    with faulty(f"127.0.0.1:{moto.port}") as proxy:
+        server = bench.open(Options(certs=str(tmp_path), endpoint=f"http://{proxy.host}"))
+        held = bench.take(server)
+        assert all("Credential=old/" in headers["Authorization"] for headers in proxy.headers)
+        (directory / "credentials").write_text(CREDENTIALS)
+        assert bench.soon(lambda: f"Credential={KEY}/" in proxy.headers[-1]["Authorization"])
+        server.rest(QUEUE)
+        held.ack()  # with the new ones
+        assert bench.soon(lambda: moto.depth(QUEUE) == 0)
+    deletion = next(headers for headers in proxy.headers if "DeleteMessage" in headers["X-Amz-Target"])
+    assert f"Credential={KEY}/" in deletion["Authorization"]
+    moto.clear()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_credentials_that_are_refused_are_told_once_until_they_are_others(
+    ministack: SQSServer, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ministack.create(QUEUE)
+    directory = credentials(tmp_path, credentials=CREDENTIALS.replace(KEY, "unknown"), config=CONFIG)
+    server = bench.open(Options(certs=str(tmp_path), endpoint=ministack.endpoint))
+    bench.idle(2.0)
+    assert caplog.text.count("cannot be found: SQS refuses") == 1
+    assert SECRET not in caplog.text
+    (directory / "credentials").write_text(CREDENTIALS)
+    assert bench.soon(lambda: QUEUE in server.queues())
+    ministack.clear()
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"config": CONFIG}, "has no file with AWS credentials"),
+        ({"credentials": CREDENTIALS}, "names a region"),
+        ({"credentials": "\0 no ini file", "config": CONFIG}, "has no file with AWS credentials"),
+    ],
+)
+def test_a_directory_that_is_of_no_use_is_told_and_does_not_use_the_environments_keys(
+    files: dict[str, str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    directory = credentials(tmp_path, **files)
+    (source,) = sqs_account.sources(Options(certs=str(tmp_path)))
+    with pytest.raises(ConfigError, match=f"{directory} .*{told}"):
+        sqs_account.Account(source, Options(certs=str(tmp_path)))
+
+
+def test_hidden_files_of_mounted_secrets_are_not_read_twice(tmp_path: Path) -> None:
+    directory = credentials(tmp_path)
+    (directory / "..data").mkdir()
+    (directory / "credentials").rename(directory / "..data" / "credentials")
+    (directory / "credentials").symlink_to("..data/credentials")
+    (tmp_path / "..data").mkdir()
+    (source,) = sqs_account.sources(Options(certs=str(tmp_path)))
+    assert source.files
+    assert sorted(file.name for file in source.files) == ["config", "credentials"]
+
+
+def test_without_any_credentials_it_is_said_what_to_do(
+    moto: SQSServer, bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nonexistent")
+    bench.open(Options(region=REGION, endpoint=moto.endpoint))
+    assert bench.soon(lambda: "set AWS_ACCESS_KEY_ID" in caplog.text)
+
+
+# Queues
+
+
+@pytest.mark.usefixtures("keys")
+def test_more_queues_than_one_page_are_all_found(moto: SQSServer, bench: Bench) -> None:
+    for number in range(1003):
+        moto.create(f"sqs_page_{number}")
+    options = Options(region=REGION, endpoint=moto.endpoint)
+    server = bench.open(options)
+    assert bench.soon(lambda: len(server.queues()) == 1003)
+    moto.clear()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_queue_that_is_deleted_is_known_as_such(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create(QUEUE)
+    server = bench.open(here)
+    assert bench.soon(lambda: QUEUE in server.queues())
+    server.take(QUEUE)
+    assert not server.deleted(QUEUE)
+    sqs.client.delete_queue(QueueUrl=sqs.url(QUEUE))
+    assert bench.soon(lambda: server.deleted(QUEUE))
+    assert QUEUE not in server.queues()
+    sqs.create(QUEUE)
+    assert bench.soon(lambda: QUEUE in server.queues())
+    assert not server.deleted(QUEUE)
+    sqs.publish(QUEUE, b"again")
+    assert bench.take(server).body == b"again"
+
+
+def test_named_queues_are_found_without_listing(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    for name in (QUEUE, f"{QUEUE}_response", "sqs_other"):
+        sqs.create(name)
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"), names=(QUEUE, "sqs_missing"))
+        assert bench.soon(lambda: QUEUE in server.queues())
+        assert list(server.queues()) == [QUEUE]
+        assert list(server.others()) == [f"{QUEUE}_response"]
+        assert not any("ListQueues" in asked for asked in operations(proxy))
+
+
+def operations(proxy: FaultyProxy) -> list[str]:
+    return [headers.get("X-Amz-Target", "") for headers in proxy.headers]
+
+
+# Messages
+
+
+def test_a_message_stays_hidden_for_as_long_as_it_is_kept_alive(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create(QUEUE)
+    sqs.publish(QUEUE, b"long")
+    first, second = (bench.open(here, timing=Timing(visibility=2.0, poll=1)) for _ in range(2))
+    held = bench.take(first)
+    assert held.redeliveries == 0
+    second.take(QUEUE)
+    bench.idle(6.0, held)
+    assert not held.lost
+    assert second.take(QUEUE) is None
+    bench.idle(2.5)  # as if the runner had hung
+    assert held.lost
+    again = bench.take(second)
+    assert (again.body, again.redeliveries) == (b"long", 1)
+    again.ack()
+    assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_message_that_was_held_for_as_long_as_is_allowed_is_lost(
+    moto: SQSServer, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    moto.create(QUEUE)
+    moto.publish(QUEUE, b"days")
+    server = bench.open(Options(region=REGION, endpoint=moto.endpoint), timing=Timing(2.0, ceiling=5.0, poll=1))
+    held = bench.take(server)
+    bench.idle(3.0, held)
+    assert not held.lost
+    bench.idle(2.5, held)
+    assert held.lost
+    assert caplog.text.count("for as long as it allows") == 1
+    again = bench.take(server)  # the same runner: it is the one to adopt it
+    assert again.body == b"days"
+    again.ack()
+    assert bench.soon(lambda: moto.depth(QUEUE) == 0)
+    moto.clear()
+
+
+def test_the_longest_hold_ends_where_sqs_ends_it() -> None:
+    assert TIMING.ceiling == 12 * 3600
+    assert TIMING.visibility == 30
+
+
+def test_a_message_is_extended_although_some_calls_fail(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create(QUEUE)
+    sqs.publish(QUEUE, b"x")
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        options = Options(region=REGION, endpoint=f"http://{proxy.host}")
+        server = bench.open(options, timing=Timing(visibility=12.0, poll=1))
+        held = bench.take(server)
+        server.rest(QUEUE)
+        proxy.answer(503)
+        proxy.swallow()
+        bench.idle(14.0, held)
+        assert not held.lost
+        held.ack()
+        assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
+
+
+def test_an_acknowledgement_survives_an_outage(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create(QUEUE)
+    sqs.publish(QUEUE, b"x")
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"))
+        held = bench.take(server)
+        server.rest(QUEUE)
+        proxy.answer(500, times=ALWAYS)
+        held.ack()
+        bench.idle(2.0)
+        proxy.heal()
+        assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
+
+
+def test_fifo_queues_keep_the_order_of_a_group(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    queue = "sqs_order.fifo"
+    sqs.create(queue)
+    for number in range(3):
+        sqs.publish(queue, b"%d" % number)
+    server = bench.open(here)
+    for number in range(3):
+        held = bench.take(server, queue)
+        assert held.body == b"%d" % number
+        server.rest(queue)
+        held.ack()
+        assert bench.soon(lambda left=2 - number: sqs.depth(queue) == left)
+
+
+def test_a_bad_message_of_a_fifo_queue_goes_to_its_dead_letters(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create("dead.fifo")
+    redrive = json.dumps({"deadLetterTargetArn": sqs.arn("dead.fifo"), "maxReceiveCount": "9"})
+    sqs.create("sqs_bad.fifo", RedrivePolicy=redrive)
+    sqs.publish("sqs_bad.fifo", b"bad")
+    server = bench.open(here)
+    bench.take(server, "sqs_bad.fifo").refuse()
+    assert bench.soon(lambda: sqs.depth("sqs_bad.fifo") == 0)
+    assert sqs.bodies("dead.fifo") == [b"bad"]
+
+
+def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
+    sqs: SQSServer, bench: Bench, here: Options, caplog: pytest.LogCaptureFixture
+) -> None:
+    sqs.create("dead")
+    sqs.create(QUEUE, RedrivePolicy=json.dumps({"deadLetterTargetArn": sqs.arn("dead"), "maxReceiveCount": "9"}))
+    sqs.publish(QUEUE, b"bad")
+    server = bench.open(here)
+    held = bench.take(server)
+    server.rest(QUEUE)
+    denied = json.dumps({"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "no"}).encode()
+    real = sqs_account.Account.call
+
+    def call(self: sqs_account.Account, operation: str, **more: object) -> object:
+        if operation == "send_message":
+            raise sqs_account.Refused("AccessDenied", denied.decode())
+        return real(self, operation, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sqs_account.Account, "call", call)
+        held.refuse()
+        assert bench.soon(lambda: "cannot be moved to the dead-letter queue" in caplog.text)
+    assert bench.take(server).body == b"bad"
+
+
+# Reports
+
+
+def test_reports_arrive_in_batches_and_in_order(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    queue = "sqs_work_response.fifo"
+    sqs.create(queue)
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"))
+        assert bench.soon(lambda: queue in server.others())
+        proxy.answer(503, times=2)
+        for number in range(25):
+            assert server.publish(queue, b"%d" % number)
+        assert bench.soon(lambda: sqs.depth(queue) == 25)
+        assert sum("SendMessageBatch" in each for each in operations(proxy)) <= 3 + 2 + 1
+    found: list[bytes] = []
+    while more := sqs.bodies(queue):
+        found += more
+    assert found == [b"%d" % number for number in range(25)]
+
+
+def test_a_report_that_cannot_be_sent_does_not_hold_up_the_next(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    for name in ("sqs_a_response", "sqs_b_response"):
+        sqs.create(name)
+    server = bench.open(here)
+    assert bench.soon(lambda: len(list(server.others())) == 2)
+    sqs.client.delete_queue(QueueUrl=sqs.url("sqs_a_response"))
+    assert server.publish("sqs_a_response", b"lost")
+    assert server.publish("sqs_b_response", b"here")
+    assert bench.soon(lambda: sqs.depth("sqs_b_response") == 1)
+
+
+# Faults
+
+
+def test_a_server_that_does_not_answer_holds_up_nothing(sqs: SQSServer, bench: Bench, here: Options) -> None:
+    sqs.create(QUEUE)
+    sqs.create(f"{QUEUE}_response")
+    sqs.publish(QUEUE, b"x")
+    server = bench.open(here)
+    held = bench.take(server)
+    sqs.pause()
+    try:
+        began = time.monotonic()
+        for number in range(300):
+            server.take(QUEUE)
+            server.publish(f"{QUEUE}_response", b"%d" % number)
+            held.keep_alive()
+        held.ack()
+        server.rest(QUEUE)
+        assert time.monotonic() - began < 0.5
+        assert not server.publish(f"{QUEUE}_response", b"too much")
+        began = time.monotonic()
+        server.close()
+        assert time.monotonic() - began < 7
+    finally:
+        sqs.resume()
+
+
+def test_publishing_to_no_queue_is_a_mistake(sqs: SQSServer, here: Options) -> None:
+    with pytest.raises(ConfigError, match="there is no SQS queue 'sqs_none'"):
+        sqs_sending.publish(here, "sqs_none", b"x")

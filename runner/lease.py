@@ -69,7 +69,8 @@ def parse(data: bytes, identity: str) -> Lease | None:
     try:
         members = json.loads(data)
         lease = Lease(**members)
-        sound = lease.failures >= 0 and lease.attempt >= 0 and lease.heartbeat >= 0
+        sound = all(isinstance(each, int) and each >= 0 for each in (lease.failures, lease.attempt))
+        sound = sound and lease.heartbeat >= 0
         int(lease.process.rpartition("/")[2].partition("-")[0])
     except (ValueError, TypeError, AttributeError):
         return None

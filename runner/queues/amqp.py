@@ -59,7 +59,7 @@ _REFUSALS: dict[type[BaseException], str] = {
     "{at.virtual_host!r} ({error.args[0]})",
     exceptions.IncompatibleProtocolError: "does not speak AMQP: check the port",
     exceptions.ChannelClosedByBroker: "does not allow that: {error.reply_text}",
-    ssl.SSLCertVerificationError: "has a certificate that is not trusted: {error.verify_message}",
+    ssl.SSLCertVerificationError: "has a certificate that is not trusted ({error.verify_message}): set --amqp-ca",
 }
 _FAILURES: dict[type[BaseException], str] = {
     exceptions.ConnectionClosedByBroker: "has closed the connection: {error.reply_text}",

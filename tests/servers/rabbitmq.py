@@ -17,6 +17,7 @@ import pika.exceptions
 import pytest
 import requests
 
+from tests.servers.certificates import self_signed
 from tests.servers.starting import StartError, free_ports, wait
 
 # The script itself: Debian's wrapper of the same name changes the user and the log's place.
@@ -31,6 +32,10 @@ management.tcp.port = {management}
 default_user = {user}
 default_pass = {password}
 default_user_tags.administrator = true
+listeners.ssl.1 = 127.0.0.1:{tls}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
+ssl_options.cacertfile = {certificate}
 disk_free_limit.absolute = 1MB
 vm_memory_high_watermark.absolute = 2GB
 """
@@ -39,18 +44,30 @@ vm_memory_high_watermark.absolute = 2GB
 class Broker:
     """A node that can be stopped and started again with its data."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, advanced: str = "") -> None:
         self.root = root
-        self.amqp_port, self.management_port, self._dist_port, self._epmd_port = free_ports(4)
+        self.amqp_port, self.management_port, self.tls_port, self._dist_port, self._epmd_port = free_ports(5)
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         values = {"amqp": self.amqp_port, "management": self.management_port, "user": USER, "password": PASSWORD}
+        certificate, key = self_signed(root)
+        values |= {"tls": self.tls_port, "certificate": certificate, "key": key}
         (root / "rabbitmq.conf").write_text(CONFIG.format(**values))
+        (root / "advanced.config").write_text(f"[{{rabbit, [{advanced}]}}].\n")
         (root / "enabled_plugins").write_text("[rabbitmq_management].\n")
 
     @property
     def url(self) -> str:
         return f"amqp://{USER}:{PASSWORD}@127.0.0.1:{self.amqp_port}/"
+
+    @property
+    def tls_url(self) -> str:
+        return f"amqps://{USER}:{PASSWORD}@127.0.0.1:{self.tls_port}/"
+
+    @property
+    def authority(self) -> str:
+        """The PEM file of who vouches for it."""
+        return str(self.root / "tls.crt")
 
     @property
     def management_url(self) -> str:
@@ -127,6 +144,7 @@ class Broker:
             "RABBITMQ_MNESIA_BASE": str(self.root / "data"),
             "RABBITMQ_LOG_BASE": str(self.root / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.root / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.root / "advanced.config"),
             "RABBITMQ_CONF_ENV_FILE": str(self.root / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.root / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(self.root / "pid"),
@@ -193,6 +211,13 @@ def broker() -> Iterator[Broker]:
         yield node
 
 
+@pytest.fixture(scope="session")
+def impatient_broker(broker: Broker) -> Iterator[Broker]:
+    """A node that takes a message back when it was held for 10 seconds; it looks every other second."""
+    with started("{consumer_timeout, 10000}, {channel_tick_interval, 2000}") as node:
+        yield node
+
+
 @pytest.fixture
 def rabbitmq(broker: Broker) -> Iterator[Broker]:
     """The node, without any queue but a test's own."""
@@ -203,12 +228,15 @@ def rabbitmq(broker: Broker) -> Iterator[Broker]:
 
 
 @contextmanager
-def started(tries: int = 3) -> Iterator[Broker]:
-    """Start a node, again with other ports if need be; stop it and remove its files in the end."""
+def started(advanced: str = "", tries: int = 3) -> Iterator[Broker]:
+    """Start a node, again with other ports if need be; stop it and remove its files in the end.
+
+    ``advanced`` are parameters of it, as Erlang has them.
+    """
     with ExitStack() as stack:
         for attempt in range(1, tries + 1):
             directory = tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True)
-            made = Broker(Path(stack.enter_context(directory)))
+            made = Broker(Path(stack.enter_context(directory)), advanced)
             stack.callback(made.end)
             try:
                 made.start()

@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find runner -name '*.py') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons zipapp demo bench image lock clean
+.PHONY: check test unit test-pythons zipapp demo bench chaos image lock clean
 
 ## Run ruff, mypy and the test of import directions.
 check: .make/venv
@@ -45,6 +45,11 @@ demo: studio-runner.pyz
 ## Measure; needs the same servers as the tests.
 bench: .make/servers studio-runner.pyz
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.queues
+
+## Break everything for ten minutes, and see that nothing is lost; needs the same servers.
+chaos: .make/servers studio-runner.pyz
+	$(BIN)/python -m benchmarks.chaos
 
 ## Build the container image.
 image: studio-runner.pyz

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from runner import events
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 class Child:
     """The process of one attempt, started ahead of its order so that its imports are done when the order comes.
 
-    ``tell`` is called with each event, in the loop. Raises MachineError when it cannot be started.
+    ``tell`` is called with each event, in the loop. ``keep`` are variables that a message may read, however secret they
+    are. Raises MachineError when it cannot be started.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, keep: Collection[str] = ()) -> None:
         self._loop = loop
         self._partial = b""
         self._unsent = b""
@@ -36,7 +37,7 @@ class Child:
         self.place = ""
         self.experiment = 0
         try:
-            self._process, self._events = _spawn()
+            self._process, self._events = _spawn(_environment(keep))
         except OSError as error:
             raise MachineError(f"the process of an attempt cannot be started: {error.strerror}") from error
         os.set_blocking(self._events, False)
@@ -128,14 +129,14 @@ class Child:
             self._process.wait()
 
 
-def _spawn() -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(env: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], int]:
     """Start the process; return it, and the descriptor that its events come from."""
     reader, writer = os.pipe()
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "runner", "attempt", str(writer)],
             stdin=subprocess.PIPE,
-            env=_environment(),
+            env=env,
             cwd="/",  # which "-m" puts on the module path: nothing there must shadow a module
             pass_fds=(writer,),
             start_new_session=True,
@@ -149,8 +150,12 @@ def _spawn() -> tuple[subprocess.Popen[bytes], int]:
     return process, reader
 
 
-def _environment() -> dict[str, str]:
-    """The supervisor's environment without its options, which hold secrets, and with the way to this very package."""
-    options = {variable_of(field) for field in dataclasses.fields(Settings)}
-    kept = {name: value for name, value in os.environ.items() if name not in options}
+def _environment(keep: Collection[str]) -> dict[str, str]:
+    """The supervisor's environment without its secrets, and with the way to this very package.
+
+    Options hold secrets, and what AWS's credential chain reads leads to those of SQS queues.
+    """
+    secret = {variable_of(field) for field in dataclasses.fields(Settings)}
+    secret |= {name for name in os.environ if name.startswith("AWS_")}
+    kept = {name: value for name, value in os.environ.items() if name not in secret - set(keep)}
     return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}

@@ -218,7 +218,7 @@ class Supervisor:
             self._spare_after = self._clock() + _SPARE_PAUSE
         if self._spare is None and self._clock() >= self._spare_after:
             try:
-                self._spare = Child(self._loop)
+                self._spare = Child(self._loop, self._settings.env_allow)
             except MachineError as error:
                 log.error("%s", error)
                 self._spare_after = self._clock() + _SPARE_PAUSE
@@ -286,7 +286,7 @@ class Supervisor:
 
     def _start(self, wanted: Request, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
         failures = self._ledger.failures(wanted.identity)
-        child, self._spare = self._spare or Child(self._loop), None
+        child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         running = Running(wanted, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
         self._allocator.reserve(plan.need)

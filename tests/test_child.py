@@ -130,12 +130,15 @@ def test_a_child_that_gets_no_order_ends_when_it_is_closed(loop: Loop) -> None:
 
 def test_the_attempts_process_does_not_know_the_runners_options(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMQP_URL", "amqp://user:s3cret@host")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("AWS_DATASET", "for messages")
     monkeypatch.setenv("HARMLESS", "here")
-    child = Child(loop)
+    child = Child(loop, keep=("AWS_DATASET",))
     environ = Path(f"/proc/{child.pid}/environ").read_bytes()
     child.close()
     child.wait(30)
     assert b"HARMLESS=here" in environ
+    assert b"AWS_DATASET=for messages" in environ
     assert b"s3cret" not in environ
 
 

@@ -22,7 +22,7 @@ check: .make/venv
 
 ## Run everything: checks, all tests with real servers, other Pythons.
 test: .make/servers check test-pythons
-	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest tests
+	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest -n 2 --dist loadfile tests
 
 ## Run what needs no server and no network.
 unit: .make/venv

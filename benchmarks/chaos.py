@@ -14,13 +14,11 @@ import argparse
 import hashlib
 import io
 import random
-import socket
-import struct
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -32,6 +30,7 @@ import pika.exceptions
 from benchmarks.__main__ import Bench
 from tests.e2e.harness import Runner, until
 from tests.servers import ceph, rabbitmq
+from tests.servers.tcp import TcpProxy, proxied
 
 QUEUES = ("rmq_chaos_a", "rmq_chaos_b")
 SCRIPT = """import hashlib, os, pathlib, time
@@ -42,58 +41,15 @@ print('done', {key!r})
 """
 
 
-class Proxy:
-    """Forwards TCP connections to a port, and resets them when told to."""
-
-    def __init__(self, port: int) -> None:
-        self._upstream = port
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def reset(self) -> int:
-        """Reset every connection; return how many there were."""
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for end in pair:
-                with suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    end.shutdown(socket.SHUT_RD)
-                    end.close()
-        return len(pairs)
-
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            try:
-                server = socket.create_connection(("127.0.0.1", self._upstream), 5)
-                server.settimeout(None)
-            except OSError:
-                client.close()
-                continue
-            self._pairs.append((client, server))
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
-
-
 class Chaos:
     """The run: ``dice`` decides everything that is left to chance."""
 
-    def __init__(self, bench: Bench, dice: random.Random, experiments: int) -> None:
+    def __init__(self, bench: Bench, proxy: TcpProxy, dice: random.Random, experiments: int) -> None:
         self.bench, self.dice = bench, dice
         self.marks = bench.place.root / "marks"
         self.marks.mkdir()
         self.keys = [f"chaos{number:04}" for number in range(experiments)]
-        self.proxy = Proxy(bench.broker.amqp_port)
+        self.proxy = proxy
         self.runners: list[Runner] = []
         self.kills = self.killed = self.resets = self.sent = 0
         for name in QUEUES:
@@ -146,9 +102,9 @@ class Chaos:
         number = self.dice.randrange(len(self.runners))
         victim = self.runners[number]
         self.kills += 1
-        self.killed += victim.log.count(" starts (") - _ended(victim)
         victim.process.kill()
         victim.ended()
+        self.killed += len(_under_way(victim))
         time.sleep(self.dice.uniform(0, 2))
         self.runners[number] = self.start(number)
 
@@ -156,7 +112,7 @@ class Chaos:
         """Wait until nothing is left to do, and stop the runners."""
         until(lambda: all(self._depth(name) == 0 for name in QUEUES), "the queues are empty", 300)
         until(lambda: all(len(self._marks(key)) for key in self.keys), "all were run", 300)
-        until(lambda: not any(runner.log.count(" starts (") > _ended(runner) for runner in self.runners), "idle", 300)
+        until(lambda: not any(map(_under_way, self.runners)), "idle", 300)
         for runner in self.runners:
             assert runner.stop() == 0, runner.log
 
@@ -194,10 +150,13 @@ class Chaos:
         return b""
 
 
-def _ended(runner: Runner) -> int:
-    """Count the attempts that the log says are over."""
-    lines = [line for line in runner.log.splitlines() if " attempt " in line and line.endswith(")")]
-    return sum(" starts (" not in line and " is not needed here" not in line for line in lines)
+def _under_way(runner: Runner) -> set[str]:
+    """Name the experiments whose attempts the log says have begun, and not that they are over."""
+    found: set[str] = set()
+    for line in runner.log.splitlines():
+        if (key := re.search(r"experiment '(\w+)', attempt", line)) and line.endswith(")"):
+            (found.add if " starts (" in line else found.discard)(key[1])
+    return found
 
 
 def _orphans(root: Path) -> list[str]:
@@ -216,7 +175,8 @@ def main() -> None:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="studio-runner-chaos-")))
         bench = Bench(stack.enter_context(rabbitmq.started()), stack.enter_context(ceph.started()), root)
         stack.callback(bench.place.close)
-        chaos = Chaos(bench, random.Random(given.seed), given.experiments)
+        proxy = stack.enter_context(proxied(bench.broker.amqp_port))
+        chaos = Chaos(bench, proxy, random.Random(given.seed), given.experiments)
         begun = time.monotonic()
         chaos.go(given.minutes)
         chaos.calm_down()

@@ -6,6 +6,8 @@ import signal
 import socket
 from types import FrameType
 
+from runner.units import format_duration
+
 _WATCHED = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -54,29 +56,29 @@ class Signals:
 
 
 class Limits:
-    """The operator's limits: a number of attempts, a time without work. Times are in monotonic seconds."""
+    """The operator's limits, 0 for none: a number of attempts, a time without work, a time in all.
+
+    Times are in seconds, ``now`` is monotonic. ``started`` counts the attempts.
+    """
 
     def __init__(self, *, tasks: int, idle: float, interval: float, now: float) -> None:
         self._tasks, self._idle, self._interval = tasks, idle, interval
-        self._last_work = now
-        self._last_look = now
+        self._began = self._last_work = now
         self.started = 0
 
-    @property
-    def no_more_work(self) -> bool:
-        """True when as many attempts have been started as are allowed."""
-        return bool(self._tasks) and self.started >= self._tasks
+    def enough(self, now: float) -> str:
+        """Return why no more work is to be taken, or "" while there may be more."""
+        if self._tasks and self.started >= self._tasks:
+            return f"--limit-tasks {self._tasks} is reached"
+        if self._interval and now - self._began >= self._interval:
+            return f"--limit-interval {format_duration(self._interval)} is over"
+        return ""
 
     def reached(self, *, running: int, now: float) -> str:
         """Return why the runner is to end, or "" while it is not."""
         if running:
             self._last_work = now
             return ""
-        if now - self._last_look < self._interval:
-            return ""
-        self._last_look = now
-        if self.no_more_work:
-            return f"--limit-tasks {self._tasks} is reached"
-        if self._idle and now - self._last_work >= self._idle:
-            return f"there was no work for {self._idle:g} s (--limit-idle-duration)"
-        return ""
+        if not self.enough(now) and self._idle and now - self._last_work >= self._idle:
+            return f"there was no work for {format_duration(self._idle)} (--limit-idle-duration)"
+        return self.enough(now)

@@ -212,7 +212,12 @@ class Settings(HomeSettings, ServerSettings):
     limit_idle_duration: float = option(
         0.0, "stop after this long without work [0: never]", parse_duration, metavar="DURATION"
     )
-    limit_interval: float = option(0.0, "look at these limits this often", parse_duration, metavar="DURATION")
+    limit_interval: float = option(
+        0.0,
+        "take no more work after this long, finish what runs, and stop [0: never]",
+        parse_duration,
+        metavar="DURATION",
+    )
 
     prom_address: str = option(":9090", "address of Prometheus metrics", metavar="ADDR", later="metrics")
     cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")

@@ -124,12 +124,12 @@ class Supervisor:
 
     @property
     def _taking(self) -> bool:
-        return self._stopping_since is None and not self._limits.no_more_work and not self._parts.suspended()
+        return self._stopping_since is None and not self._limits.enough(self._clock()) and not self._parts.suspended()
 
     def _note(self) -> None:
         """Keep the file for ``explain`` up to date."""
         why = "suspended by Kubernetes" if self._parts.suspended() else ""
-        why = f"--limit-tasks {self._settings.limit_tasks} is reached" if self._limits.no_more_work else why
+        why = self._limits.enough(self._clock()) or why
         why = "stopping" if self._stopping_since is not None else why
         others = sorted(name for server in self._servers for name in server.others())
         busy = [str(running) for running in self._running]

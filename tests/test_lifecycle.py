@@ -35,13 +35,13 @@ def test_the_end_of_a_child_wakes_a_selector() -> None:
 def test_without_limits_nothing_ends() -> None:
     limits = Limits(tasks=0, idle=0, interval=0, now=0)
     assert limits.reached(running=0, now=1e9) == ""
-    assert not limits.no_more_work
+    assert not limits.enough(1e9)
 
 
 def test_a_number_of_tasks_ends_it_when_the_last_is_done() -> None:
     limits = Limits(tasks=2, idle=0, interval=0, now=0)
     limits.started = 2
-    assert limits.no_more_work
+    assert limits.enough(0)
     assert limits.reached(running=1, now=1) == ""
     assert "--limit-tasks 2" in limits.reached(running=0, now=2)
 
@@ -53,7 +53,9 @@ def test_a_time_without_work_ends_it() -> None:
     assert "--limit-idle-duration" in limits.reached(running=0, now=110)
 
 
-def test_limits_are_looked_at_only_so_often() -> None:
-    limits = Limits(tasks=0, idle=10, interval=60, now=0)
-    assert limits.reached(running=0, now=30) == ""
-    assert limits.reached(running=0, now=60) != ""
+def test_after_a_time_no_more_work_is_taken_and_what_runs_is_finished() -> None:
+    limits = Limits(tasks=0, idle=0, interval=60, now=100)
+    assert not limits.enough(159)
+    assert limits.enough(160) == "--limit-interval 1m is over"
+    assert limits.reached(running=1, now=500) == ""
+    assert limits.reached(running=0, now=501) == "--limit-interval 1m is over"

@@ -17,6 +17,7 @@ from runner.queues import matcher
 from runner.queues.amqp import publish
 from runner.queues.rabbitmq import Address, RabbitDelivery, RabbitMQ
 from tests.servers.rabbitmq import PASSWORD, USER, Broker
+from tests.servers.tcp import TcpProxy, proxied
 
 SECRET = "hunter2-Secret"
 
@@ -297,6 +298,116 @@ def test_heartbeats_are_sent_while_the_loop_is_served(bench: Bench, rabbitmq: Br
     bench.serve(8)  # a silent client is cut off after at most 4 s
     assert not held.lost
     held.ack()
+
+
+@pytest.fixture
+def way(rabbitmq: Broker) -> Iterator[TcpProxy]:
+    """A network between this machine and the broker's."""
+    with proxied(rabbitmq.amqp_port) as proxy:
+        yield proxy
+
+
+def over(way: TcpProxy, broker: Broker, *, heartbeat: int = 60) -> str:
+    return broker.url.replace(str(broker.amqp_port), str(way.port)) + f"?heartbeat={heartbeat}"
+
+
+def test_a_reset_connection_loses_no_message(bench: Bench, rabbitmq: Broker, way: TcpProxy) -> None:
+    queue = rabbitmq.declare()
+    server = bench.open(over(way, rabbitmq), rabbitmq.management_url)
+    for body in (b"1", b"2"):
+        rabbitmq.publish(queue, body)
+    held = bench.take(server, queue)
+    assert way.reset()
+    bench.until(lambda: held.lost)
+    again = [bench.take(server, queue) for _ in range(2)]
+    assert sorted(each.body for each in again) == [b"1", b"2"]
+    for each in again:
+        each.ack()
+    bench.until(lambda: rabbitmq.depth(queue) == 0)
+
+
+def test_a_black_hole_is_noticed_by_its_silence(bench: Bench, rabbitmq: Broker, way: TcpProxy) -> None:
+    queue = rabbitmq.declare()
+    server = bench.open(over(way, rabbitmq, heartbeat=2), rabbitmq.management_url)
+    rabbitmq.publish(queue, b"1")
+    held = bench.take(server, queue)
+    way.swallow()
+    bench.until(lambda: held.lost, 20)
+    assert server.take(queue) is None
+    way.heal()
+    again = bench.take(server, queue)
+    assert again.body == b"1"
+    again.ack()
+    bench.until(lambda: rabbitmq.depth(queue) == 0)
+
+
+def test_a_slow_way_is_only_slow(bench: Bench, rabbitmq: Broker, way: TcpProxy) -> None:
+    queue = rabbitmq.declare()
+    way.delay = 0.2
+    server = bench.open(over(way, rabbitmq), rabbitmq.management_url)
+    for number in range(3):
+        rabbitmq.publish(queue, b"%d" % number)
+    held = [bench.take(server, queue) for _ in range(3)]
+    assert [each.body for each in held] == [b"0", b"1", b"2"]
+    for each in held:
+        each.ack()
+    bench.until(lambda: rabbitmq.depth(queue) == 0)
+
+
+def test_a_broker_that_stands_still_holds_up_nothing(bench: Bench, rabbitmq: Broker) -> None:
+    queue = rabbitmq.declare()
+    server = bench.open(rabbitmq.url, rabbitmq.management_url)
+    rabbitmq.publish(queue, b"1")
+    held = bench.take(server, queue)
+    rabbitmq.pause()
+    try:
+        longest = 0.0
+        for _ in range(20):
+            began = time.monotonic()
+            server.take(queue)
+            server.publish(queue, b"report")
+            server.rest(queue)
+            bench.loop.run_once(0)
+            longest = max(longest, time.monotonic() - began)
+        assert longest < 0.5
+    finally:
+        rabbitmq.resume()
+    held.ack()
+    bench.until(lambda: rabbitmq.depth(queue) == 0 or server.take(queue))
+
+
+# Publishing from the loop, and what else there is
+
+
+def test_reports_that_were_not_confirmed_are_sent_again(bench: Bench, rabbitmq: Broker, way: TcpProxy) -> None:
+    queue = rabbitmq.declare("rmq_told_response")
+    server = bench.open(over(way, rabbitmq), rabbitmq.management_url)
+    bench.until(lambda: queue in server.others())
+    bench.until(lambda: server.publish(queue, b"0"))
+    way.delay = 1.0
+    for number in range(1, 50):
+        assert server.publish(queue, b"%d" % number)
+    bench.serve(0.5)
+    way.reset()
+    way.delay = 0.0
+    bench.until(lambda: rabbitmq.depth(queue) >= 50)
+    bench.until(lambda: not server._publisher.busy)
+    wanted = {"count": 200, "ackmode": "ack_requeue_false", "encoding": "auto"}
+    got = [int(each["payload"]) for each in rabbitmq.api("POST", f"queues/%2f/{queue}/get", json=wanted).json()]
+    assert sorted(set(got)) == list(range(50))
+
+
+def test_a_queue_that_vanished_with_its_broker_is_not_taken_for_a_deleted_one(bench: Bench, rabbitmq: Broker) -> None:
+    lost, deleted = rabbitmq.declare(), rabbitmq.declare("rmq_kept", durable=True)
+    server = bench.open(rabbitmq.url, rabbitmq.management_url)
+    bench.until(lambda: {lost, deleted} <= set(server.queues()))
+    bench.serve(5)
+    rabbitmq.restart()  # which forgets what is not durable
+    bench.until(lambda: set(server.queues()) == {deleted}, 60)
+    bench.serve(5)
+    assert not server.deleted(lost)
+    rabbitmq.delete(deleted)
+    bench.until(lambda: server.deleted(deleted))
 
 
 def test_a_wrong_password_is_told_without_it_and_tried_again(

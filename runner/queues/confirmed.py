@@ -39,6 +39,11 @@ class Publisher:
         self._send(queue, body)
         return True
 
+    def resume(self) -> None:
+        """There is a connection again: send what the lost one had not confirmed."""
+        if self.busy:
+            self._open()
+
     @property
     def busy(self) -> bool:
         """True while the broker has not confirmed everything."""

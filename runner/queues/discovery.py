@@ -19,7 +19,7 @@ from runner.units import format_duration
 log = logging.getLogger(__name__)
 
 # How often to look, in seconds.
-_PACE = 5.0
+_PACE = 4.0
 
 Found = Callable[[set[str] | None, str], None]
 """Called in the loop with the names found, or with None and the trouble in words."""

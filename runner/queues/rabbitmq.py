@@ -138,8 +138,8 @@ class RabbitMQ:
         self._delays = _RECONNECTION.delays()
         self._warned = False
         self._closing = False
-        self._connect()
         self._publisher = Publisher(lambda: self._connection)
+        self._connect()
         self._discovery = self._discover(address)
 
     def _discover(self, address: Address) -> Listed | Named:
@@ -189,8 +189,8 @@ class RabbitMQ:
             return
         self._closing = True
         self._discovery.close()
+        self._serve_while(lambda: self._publisher.busy and self._connection.is_open)
         if self._connection.is_open:
-            self._serve_while(lambda: self._publisher.busy and self._connection.is_open)
             self._connection.close()
         self._serve_while(lambda: not self._connection.is_closed)
 
@@ -218,6 +218,7 @@ class RabbitMQ:
             return
         self._notices.over("connection")
         self._delays = _RECONNECTION.delays()
+        self._publisher.resume()
         self._found, self._seen = None, set()
         log.info("connected to %s", name_of(self._parameters))
         if not self._warned:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _PACE = 5.0
 # How often an account is asked for its queues: seldom when they are few, as long polls are nearly all that an idle
 # queue may cost (200 requests an hour each, these among them).
-_SOONEST, _LATEST = 15.0, 180.0
+_SOONEST, _LATEST = 15.0, 240.0
 _NAMED = 300.0
 
 

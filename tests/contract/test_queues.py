@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runner.loop import Loop
-from runner.queues import amqp, files, matcher, sqs_sending
+from runner.queues import amqp, files, matcher, sqs_search, sqs_sending
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.files import Directory
 from runner.queues.rabbitmq import Address, RabbitMQ
@@ -25,6 +26,7 @@ from runner.queues.sqs_account import Options
 from tests.servers.rabbitmq import Broker
 from tests.servers.sqs import REGION, SQSServer
 
+WORK = {prefix: matcher(f"^{prefix}_.*$", "") for prefix in ("local", "rmq", "sqs")}
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -34,10 +36,11 @@ class Backend:
 
     loop: Loop
     queue: str
-    open: Callable[[], QueueServer]
+    open: Callable[..., QueueServer]
     publish: Callable[[str, bytes], None]
     dead: Callable[[], list[bytes]]
     spec: list[str]
+    delete: Callable[[str], object]
 
     def soon(self, look: Callable[[], object], seconds: float = 45.0) -> object:
         """Serve the loop until something is true, and return it."""
@@ -73,15 +76,18 @@ def _directory(stack: ExitStack, loop: Loop, root: Path) -> Backend:
     queue = "local_contract"
     (root / queue / ".dead").mkdir(parents=True)
 
-    def open_() -> QueueServer:
-        server = Directory(root, matcher("^local_.*$", ""))
+    def open_(wanted: Callable[[str], bool] = WORK["local"]) -> QueueServer:
+        server = Directory(root, wanted)
         stack.callback(server.close)
         return server
 
     def dead() -> list[bytes]:
         return [path.read_bytes() for path in (root / queue / ".dead").iterdir()]
 
-    return Backend(loop, queue, open_, lambda name, body: files.publish(root, name, body), dead, ["files", str(root)])
+    def publish(name: str, body: bytes) -> None:
+        files.publish(root, name, body)
+
+    return Backend(loop, queue, open_, publish, dead, ["files", str(root)], lambda name: shutil.rmtree(root / name))
 
 
 def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
@@ -92,8 +98,8 @@ def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
     stack.callback(broker.delete, graveyard)
     stack.callback(broker.delete, queue)
 
-    def open_() -> QueueServer:
-        server = RabbitMQ(loop, Address(broker.url, broker.management_url), matcher("^rmq_.*$", ""))
+    def open_(wanted: Callable[[str], bool] = WORK["rmq"]) -> QueueServer:
+        server = RabbitMQ(loop, Address(broker.url, broker.management_url), wanted)
         stack.callback(server.close)
         return server
 
@@ -103,7 +109,7 @@ def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
         return [each["payload"].encode() for each in found]
 
     publish = lambda name, body: amqp.publish(broker.url, name, body)  # noqa: E731
-    return Backend(loop, queue, open_, publish, dead, ["rabbitmq", broker.url])
+    return Backend(loop, queue, open_, publish, dead, ["rabbitmq", broker.url], broker.delete)
 
 
 def _sqs(stack: ExitStack, loop: Loop, aws: SQSServer, monkeypatch: pytest.MonkeyPatch) -> Backend:
@@ -115,8 +121,8 @@ def _sqs(stack: ExitStack, loop: Loop, aws: SQSServer, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     options = Options(region=REGION, endpoint=aws.endpoint)
 
-    def open_() -> QueueServer:
-        server = SQS(loop, options, matcher("^sqs_.*$", ""))
+    def open_(wanted: Callable[[str], bool] = WORK["sqs"]) -> QueueServer:
+        server = SQS(loop, options, wanted)
         stack.callback(server.close)
         return server
 
@@ -124,7 +130,12 @@ def _sqs(stack: ExitStack, loop: Loop, aws: SQSServer, monkeypatch: pytest.Monke
         aws.create(name)
         sqs_sending.publish(options, name, body)
 
-    return Backend(loop, queue, open_, publish, lambda: aws.bodies(graveyard), ["sqs", aws.endpoint])
+    def delete(name: str) -> None:
+        aws.client.delete_queue(QueueUrl=aws.url(name))
+
+    for pace in ("_SOONEST", "_LATEST", "_PACE"):
+        monkeypatch.setattr(sqs_search, pace, 0.5)
+    return Backend(loop, queue, open_, publish, lambda: aws.bodies(graveyard), ["sqs", aws.endpoint], delete)
 
 
 def message(text: str) -> bytes:
@@ -148,6 +159,29 @@ def test_the_queues_that_are_wanted_are_found(backend: Backend) -> None:
     backend.soon(lambda: f"{prefix}_found" in server.queues())
     assert {backend.queue, f"{prefix}_found"} <= set(server.queues())
     assert not {f"{prefix}_found_response", "other_found"} & set(server.queues())
+
+
+def test_reports_go_to_the_queues_that_are_there_for_them(backend: Backend) -> None:
+    response = f"{backend.queue}_response"
+    backend.publish(response, b"first")
+    server = backend.open()
+    assert backend.soon(lambda: response in server.others())
+    assert backend.soon(lambda: server.publish(response, b"second"))
+    reader = backend.open(lambda name: name == response)
+    held = [backend.take(reader, response) for _ in range(2)]
+    assert sorted(delivery.body for delivery in held) == [b"first", b"second"]
+    for delivery in held:
+        delivery.ack()
+
+
+def test_a_queue_that_is_deleted_is_known_as_such(backend: Backend) -> None:
+    server = backend.open()
+    assert backend.soon(lambda: backend.queue in server.queues())
+    backend.soon(lambda: False, 5)  # seen for longer than an instant
+    assert not server.deleted(backend.queue)
+    backend.delete(backend.queue)
+    assert backend.soon(lambda: server.deleted(backend.queue))
+    assert backend.queue not in server.queues()
 
 
 def test_an_acknowledged_message_is_gone(backend: Backend) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 from tests.e2e.harness import Workplace, processes, until
 
@@ -250,6 +251,18 @@ def test_limits_end_the_runner(place: Workplace) -> None:
     runner = place.start("--limit-idle-duration", "500ms")
     assert runner.ended() == 0
     assert place.waiting == []
+
+
+def test_after_the_interval_what_runs_is_finished_and_nothing_more_is_taken(place: Workplace) -> None:
+    place.publish(place.message("import time\ntime.sleep(5)\nprint('finished')"), "first")
+    runner = place.start("--limit-interval", "2s")
+    until(place.experiments, "the experiment runs")
+    runner.saw("starts (")
+    time.sleep(2)
+    place.publish(place.message("pass", key="late"), "late")
+    assert runner.ended() == 0
+    assert "finished\n" in place.output()
+    assert place.waiting == ["late"]
 
 
 def test_the_runner_says_its_version(place: Workplace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -98,6 +99,15 @@ class Broker:
             self._node.kill()
             self._node.wait()
             self._node = None
+
+    def pause(self) -> None:
+        """Let the node answer nothing for a while."""
+        assert self._node is not None
+        self._node.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._node is not None
+        self._node.send_signal(signal.SIGCONT)
 
     def restart(self) -> None:
         self.stop()

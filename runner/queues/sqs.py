@@ -46,6 +46,7 @@ class SQS:
         self._loop, self._wanted, self._timing = loop, wanted, timing
         self._hands, self._sender = Hands(), Sender()
         self._places: dict[str, Place] = {}
+        self._queues: set[str] = set()
         self._gone: set[str] = set()
         self._pullers: dict[str, _Puller] = {}
         self._held: list[SQSDelivery] = []
@@ -56,11 +57,11 @@ class SQS:
 
     def queues(self) -> Collection[str]:
         """Return the names of the work queues found last."""
-        return [name for name in self._places if self._wanted(name)]
+        return self._queues
 
     def others(self) -> Collection[str]:
         """Return the names of the other queues found last."""
-        return [name for name in self._places if not self._wanted(name)]
+        return self._places.keys() - self._queues
 
     def deleted(self, queue: str) -> bool:
         """True when neither the account's list nor SQS itself knows a queue that was there."""
@@ -105,11 +106,12 @@ class SQS:
     def _discovered(self, found: Found) -> None:
         if self._closed:
             return
-        for name in sorted(self._places.keys() - found.places.keys()):
+        queues = set(filter(self._wanted, found.places))
+        for name in sorted(self._queues - queues):
             log.info("queue %s is gone", name)
-        for name in sorted(filter(self._wanted, found.places.keys() - self._places.keys())):
+        for name in sorted(queues - self._queues):
             log.info("queue %s found", name)
-        self._places = dict(found.places)
+        self._places, self._queues = dict(found.places), queues
         self._gone = (self._gone | found.gone) - self._places.keys()
         for name in [name for name, puller in self._pullers.items() if self._places.get(name) != puller.place]:
             self._pullers.pop(name).close()

@@ -337,18 +337,26 @@ def test_explain_says_why_a_queue_waits(place: Workplace) -> None:
 # The end
 
 
-def test_a_stop_signal_during_several_experiments_stores_results_and_gives_all_messages_back(place: Workplace) -> None:
-    count = min(4, len(os.sched_getaffinity(0)))
-    for number in range(count):
+def test_a_stop_signal_during_four_experiments_stores_results_and_gives_all_messages_back(
+    place: Workplace, tmp_path: Path
+) -> None:
+    numbers = range(4)
+    for number in numbers:
         script = f"import pathlib, time\nprint('begun', flush=True)\npathlib.Path('{place.root}/up{number}').touch()\n"
         place.publish(place.message(script + "time.sleep(600)", key=f"exp{number}"), f"message{number}")
-    runner = place.start("--grace-period", "2s")
-    until(lambda: all((place.root / f"up{number}").exists() for number in range(count)), "all of them run")
+    runners = [place.start("--grace-period", "2s")]
+    while len(runners) * len(os.sched_getaffinity(0)) < len(numbers):
+        working = tmp_path / f"working{len(runners)}"
+        working.mkdir()
+        runners.append(place.start("--grace-period", "2s", "--working-dir", str(working)))
+    until(lambda: all((place.root / f"up{number}").exists() for number in numbers), "all of them run")
     began = time.monotonic()
-    assert runner.stop() == 0
+    for runner in runners:
+        runner.process.send_signal(signal.SIGTERM)
+    assert [runner.ended() for runner in runners] == [0] * len(runners)
     assert time.monotonic() - began < 2 + 5
-    assert place.waiting == [f"message{number}" for number in range(count)]
-    for number in range(count):
+    assert place.waiting == [f"message{number}" for number in numbers]
+    for number in numbers:
         assert "begun\n" in place.output(f"exp{number}")
     assert not place.experiments()
 

@@ -7,7 +7,7 @@ import pytest
 pytest_plugins = ["tests.servers.ceph", "tests.servers.rabbitmq", "tests.servers.sqs"]
 
 # What only some machines have; and where tests ask for it.
-_SERVERS = {"broker", "s3", "sqs"}
+_SERVERS = {"broker", "s3", "sqs", "moto", "ministack"}
 _PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
 
 # It reports every refused connection many times over, and tests refuse many.

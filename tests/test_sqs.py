@@ -133,18 +133,22 @@ def test_credentials_that_are_exchanged_are_used_from_then_on(moto: SQSServer, b
 
 
 @pytest.mark.usefixtures("hurried")
-def test_credentials_that_are_refused_are_told_once_until_they_are_others(
-    ministack: SQSServer, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_credentials_that_are_refused_are_told_once_until_they_work(
+    sqs: SQSServer, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ministack.create(QUEUE)
-    directory = credentials(tmp_path, credentials=CREDENTIALS.replace(KEY, "unknown"), config=CONFIG)
-    server = bench.open(Options(certs=str(tmp_path), endpoint=ministack.endpoint))
-    bench.idle(2.0)
-    assert caplog.text.count("cannot be found: SQS refuses") == 1
-    assert SECRET not in caplog.text
-    (directory / "credentials").write_text(CREDENTIALS)
-    assert bench.soon(lambda: QUEUE in server.queues())
-    ministack.clear()
+    sqs.create(QUEUE)
+    credentials(tmp_path)
+    refusal = {"__type": "com.amazon.coral.service#InvalidClientTokenId", "message": "The token is invalid."}
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        proxy.answer(403, json.dumps(refusal).encode(), times=ALWAYS)
+        server = bench.open(Options(certs=str(tmp_path), endpoint=f"http://{proxy.host}"))
+        bench.idle(2.0)
+        assert len(proxy.seen) > 3
+        assert caplog.text.count("cannot be found: SQS refuses") == 1
+        assert "InvalidClientTokenId" in caplog.text
+        assert SECRET not in caplog.text
+        proxy.heal()
+        assert bench.soon(lambda: QUEUE in server.queues())
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class Hands:
         self._missing = count
 
     def do(self, task: Callable[[], object]) -> None:
-        """Have something done soon; it must not raise anything."""
+        """Have something done soon."""
         with self._idle:
             self._busy += 1
         if self._missing:
@@ -70,6 +70,8 @@ class Hands:
         while True:
             try:
                 self._tasks.get()()
+            except Exception:
+                log.exception("a call of SQS has failed in a way that nobody thought of")
             finally:
                 with self._idle:
                     self._busy -= 1
@@ -85,7 +87,7 @@ class SQSDelivery:
     def __init__(
         self, queue: str, place: Place, hands: Hands, message: dict[str, Any], received: float, timing: Timing
     ) -> None:
-        self.queue, self.body = queue, str(message["Body"]).encode()
+        self.queue, self.body = queue, str(message["Body"]).encode(errors="replace")
         attributes = message.get("Attributes") or {}
         count = str(attributes.get("ApproximateReceiveCount", ""))
         self.redeliveries: int | None = int(count) - 1 if count.isdigit() else None
@@ -193,7 +195,10 @@ class SQSDelivery:
         if not policy:
             return None
         owner, name = json.loads(policy)["deadLetterTargetArn"].split(":")[-2:]
-        return self._place.account.url(name, QueueOwnerAWSAccountId=owner)
+        url = self._place.account.url(name, QueueOwnerAWSAccountId=owner)
+        if url is None:
+            raise Refused("NonExistentQueue", f"there is no queue {name}")
+        return url
 
     def _copy(self, url: str) -> dict[str, Any]:
         copy = {"QueueUrl": url, "MessageBody": self._message["Body"]}

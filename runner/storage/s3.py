@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from xml.sax.saxutils import escape
 
-from requests import Response
-from urllib3.exceptions import HTTPError
-
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, Stored, StoreOptions
-from runner.storage.s3_wire import Bucket, Call, reason
+from runner.storage.s3_wire import Bucket, Call
 from runner.storage.sigv4 import encode
+from runner.storage.transport import Body
 
 # Bytes of the first parts of an upload, and the largest object that goes up in one piece. At least 5 MiB by S3's rules.
 PART = 8 * 1024 * 1024
@@ -43,9 +41,8 @@ class S3Store:
     def open(self, key: str) -> Iterator[Stored]:
         """See Store. Only the opening is tried again: a stream that breaks has to be opened anew."""
         with closing(self._bucket.fetch(key)) as response:
-            length = response.headers.get("content-length", "")
-            size = int(length) if length.isdecimal() else None
-            yield Stored(_Stream(response, size, key), _etag(response.headers.get("etag")), size)
+            body = Body(response, key)
+            yield Stored(body, _etag(response.headers.get("etag")), body.size)
 
     def etag(self, key: str) -> str | None:
         """See Store. None also when there is no such bucket."""
@@ -74,25 +71,6 @@ class S3Store:
         except BaseException:
             upload.abort()
             raise
-
-
-class _Stream:
-    """The body of an answer, which must not look whole when it is not."""
-
-    def __init__(self, response: Response, size: int | None, key: str) -> None:
-        self._response, self._left, self._key = response, size, key
-
-    def read(self, size: int = -1, /) -> bytes:
-        try:
-            data: bytes = self._response.raw.read(None if size < 0 else size, decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise Unavailable(f"the transfer of {self._key!r} broke off: {reason(error)}") from error
-        if self._left is not None:
-            self._left -= len(data)
-            ended = size < 0 or (size > 0 and not data)
-            if ended and self._left:
-                raise Unavailable(f"the transfer of {self._key!r} ended {self._left} bytes too early")
-        return data
 
 
 class _Upload:

@@ -1,4 +1,4 @@
-"""Requests to one S3 bucket, and what its answers mean: the only module that knows the HTTP client.
+"""Requests to one S3 bucket, and what its answers mean.
 
 The protocol: https://docs.aws.amazon.com/AmazonS3/latest/API/Welcome.html, as MinIO, Ceph and others speak it too.
 """
@@ -9,30 +9,20 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from xml.etree import ElementTree
 
-from requests import PreparedRequest, Response
-from requests.adapters import HTTPAdapter
-from requests.exceptions import RequestException, SSLError
-from requests.structures import CaseInsensitiveDict
-from requests.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError
+from requests import Response
 
-from runner import __version__
 from runner.errors import MachineError, RunnerError, Unavailable
 from runner.retry import Patience, call
-from runner.storage.base import CHUNK, AwsCredentials, Denied, Location, NotFound, StoreOptions
+from runner.storage.base import AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.sigv4 import Signer, encode
-
-# Seconds to wait for a connection (and for each CHUNK to be taken by the network), and for the next bytes of an answer.
-TIMEOUT = (10.0, 60.0)
-# Bytes of an answer that are looked at when it is no object: errors and acknowledgements are a few hundred.
-ANSWER = 64 * 1024
+from runner.storage.transport import Transport, Trust, passing
 
 ANONYMOUS = AwsCredentials("", "")
 
@@ -124,11 +114,8 @@ class Bucket:
     ) -> None:
         self._location, self._credentials, self._patience, self._sleep = location, credentials, options.patience, sleep
         self._moved = False
-        self._verify = options.s3_ca or True
-        self._certificate = (options.s3_cert, options.s3_key) if options.s3_key else options.s3_cert or None
-        # The transport of requests without its Session: that would follow redirections, unbounded and re-signed by
-        # ~/.netrc, normalise the signed path, and keep cookies. Proxies from the environment are honoured in _send.
-        self._transport = HTTPAdapter()
+        hint = "its authority can be named by --s3-ca, this machine by --s3-cert and --s3-key"
+        self._transport = Transport(self._endpoint, Trust(options.s3_ca, options.s3_cert, options.s3_key, hint))
         sent = credentials.access_key + credentials.session_token + location.region
         if not (sent.isascii() and sent.isprintable()):
             raise Denied(f"the access key, session token or region for {self._endpoint} has impossible characters")
@@ -163,7 +150,7 @@ class Bucket:
 
     def _ask(self, request: Call) -> Answer:
         with closing(self._exchange(request, self._credentials)) as response:
-            fields = parse(self._text(response))
+            fields = parse(self._transport.text(response))
         if "Error" in fields:  # S3 may have said 200 before it knew
             raise self._meaning(response.status_code, fields, request, self._credentials)
         return Answer(response.headers, fields)
@@ -175,7 +162,7 @@ class Bucket:
             if response.status_code < 300:
                 return response
             with closing(response):
-                fields = parse(self._text(response))
+                fields = parse(self._transport.text(response))
             if not self._move(response, fields):
                 raise self._meaning(response.status_code, fields, request, credentials)
 
@@ -190,29 +177,7 @@ class Bucket:
         return True
 
     def _send(self, request: Call, credentials: AwsCredentials) -> Response:
-        prepared = self._prepare(request, credentials)
-        try:
-            return self._transport.send(
-                prepared,
-                stream=True,
-                timeout=TIMEOUT,
-                verify=self._verify,
-                cert=self._certificate,
-                proxies=get_environ_proxies(prepared.url or "", no_proxy=None),
-            )
-        except SSLError as error:
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise MachineError(
-                    f"the certificate of {self._endpoint} is not trusted: its authority can be named by --s3-ca"
-                ) from error
-            raise self._silence(error) from error
-        except RequestException as error:
-            raise self._silence(error) from error
-        except OSError as error:
-            raise MachineError(f"the files of --s3-ca, --s3-cert or --s3-key cannot be used: {error}") from error
-
-    def _prepare(self, request: Call, credentials: AwsCredentials) -> PreparedRequest:
-        """Build the request by hand, for the URL that is signed must be the one that is sent, '..' and all."""
+        """Sign and send: the URL that is signed must be the one that is sent, '..' and all."""
         place = self._location
         url = f"{self._endpoint}/{encode(place.bucket)}/{encode(request.key, safe='/')}{request.query}"
         headers = {"content-md5": base64.b64encode(request.md5).decode()} if request.body else {}
@@ -220,24 +185,8 @@ class Bucket:
             signer = Signer(credentials, place.region, "s3")
             now = datetime.now(timezone.utc)
             headers = signer.sign(request.method, url, headers=headers, payload_hash=request.sha256, now=now)
-        # What proxies may change is not signed.
-        headers |= {"accept-encoding": "identity", "user-agent": f"studio-runner/{__version__}"}
-        if request.method in ("PUT", "POST"):
-            headers["content-length"] = str(len(request.body))
-        prepared = PreparedRequest()
-        prepared.method, prepared.url, prepared.headers = request.method, url, CaseInsensitiveDict(headers)
-        prepared.body = _Slices(request.body) if request.body else None  # type: ignore[assignment]
-        return prepared
-
-    def _text(self, response: Response) -> bytes:
-        try:
-            text: bytes = response.raw.read(ANSWER, decode_content=False)
-        except (HTTPError, OSError) as error:
-            raise self._silence(error) from error
-        return text
-
-    def _silence(self, error: Exception) -> Unavailable:
-        return Unavailable(f"{self._endpoint} does not answer as it should: {reason(error)}")
+        body = request.body if request.method in ("PUT", "POST") else None
+        return self._transport.send(request.method, url, headers, body)
 
     def _meaning(
         self, status: int, fields: Mapping[str, str], request: Call, credentials: AwsCredentials
@@ -262,23 +211,7 @@ class Bucket:
 
 def _passing(status: int, code: str) -> bool:
     """Tell whether the same request may succeed later. A 200 that is an error was none that the endpoint foresaw."""
-    if code in _TRANSIENT_CODES or status in (408, 429):
-        return True
-    return (status >= 500 and status != 501) or (status < 300 and not code)
-
-
-@dataclass(frozen=True)
-class _Slices:
-    """A body that is sent in pieces without being copied.
-
-    The HTTP client sends a whole buffer under one time limit, which a large part would overrun on a slow network.
-    """
-
-    body: bytes | memoryview
-
-    def __iter__(self) -> Iterator[memoryview]:
-        view = memoryview(self.body)
-        return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+    return code in _TRANSIENT_CODES or passing(status) or (status < 300 and not code)
 
 
 class _Fields(dict[str, str]):
@@ -312,15 +245,6 @@ def parse(text: bytes) -> dict[str, str]:
     except (ElementTree.ParseError, ValueError, LookupError):
         pass
     return fields
-
-
-def reason(error: BaseException) -> str:
-    """Say why, in the words of the innermost error: the outer ones repeat the URL and can name a proxy's password."""
-    causes = (error.__cause__, getattr(error, "reason", None), *error.args)
-    inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
-    if inner is not None:
-        return reason(inner)
-    return str(error) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
 def _name(credentials: AwsCredentials) -> str:

@@ -1,0 +1,159 @@
+"""HTTP as stores use it: one request, one answer, and what it means when there is none.
+
+With the modules that build each kind of store's requests, this is all that knows the HTTP client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from requests.exceptions import RequestException, SSLError
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
+
+from runner import __version__
+from runner.errors import MachineError, Unavailable
+from runner.storage.base import CHUNK
+
+# Seconds to wait for a connection (and for each CHUNK to be taken by the network), and for the next bytes of an answer.
+TIMEOUT = (10.0, 60.0)
+# Bytes of an answer that are looked at when it is no object: errors and acknowledgements are a few hundred.
+ANSWER = 64 * 1024
+
+# Connections that are kept open to one endpoint.
+_CONNECTIONS = 16
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom to trust, and who we are: paths of PEM files, "" for the well-known authorities and for nobody.
+
+    ``hint`` tells the operator how to name other authorities.
+    """
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+    hint: str = "its authority is none of the well-known ones"
+
+
+class Transport:
+    """Connections to one endpoint, which are kept; threads may share it. ``endpoint`` is what sentences call it.
+
+    It is requests without its Session: that would follow redirections, unbounded and re-signed by ~/.netrc, normalise
+    the signed path, and keep cookies. Proxies from the environment are honoured.
+    """
+
+    def __init__(self, endpoint: str, trust: Trust) -> None:
+        self.endpoint = endpoint
+        self._trust = trust
+        self._certificate = (trust.certificate, trust.key) if trust.key else trust.certificate or None
+        self._adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
+
+    def send(self, method: str, url: str, headers: dict[str, str], body: bytes | memoryview | None = None) -> Response:
+        """Send a request as it stands and return its answer with its body unread; the caller closes it.
+
+        Raises Unavailable when there is no answer, and MachineError for untrusted or unusable certificates.
+        """
+        prepared = PreparedRequest()
+        prepared.method, prepared.url = method, url
+        own = {"accept-encoding": "identity", "user-agent": f"studio-runner/{__version__}"}
+        prepared.headers = CaseInsensitiveDict(headers | own)
+        if body is not None:
+            prepared.headers["content-length"] = str(len(body))
+        prepared.body = _Slices(body) if body else None  # type: ignore[assignment]
+        return self._send(prepared)
+
+    def _send(self, prepared: PreparedRequest) -> Response:
+        try:
+            return self._adapter.send(
+                prepared,
+                stream=True,
+                timeout=TIMEOUT,
+                verify=self._trust.authority or True,
+                cert=self._certificate,
+                proxies=get_environ_proxies(prepared.url or "", no_proxy=None),
+            )
+        except SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise MachineError(f"the certificate of {self.endpoint} is not trusted: {self._trust.hint}") from error
+            raise self._silence(error) from error
+        except RequestException as error:
+            raise self._silence(error) from error
+        except OSError as error:
+            raise MachineError(
+                f"the certificate files for {self.endpoint} cannot be used, {error}: {self._trust.hint}"
+            ) from error
+
+    def text(self, response: Response) -> bytes:
+        """Return the beginning of an answer that is no object. Raises Unavailable when it breaks off."""
+        try:
+            text: bytes = response.raw.read(ANSWER, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise self._silence(error) from error
+        return text
+
+    def _silence(self, error: Exception) -> Unavailable:
+        return Unavailable(f"{self.endpoint} does not answer as it should: {reason(error)}")
+
+
+@dataclass(frozen=True)
+class _Slices:
+    """A body that is sent in pieces without being copied.
+
+    The HTTP client sends a whole buffer under one time limit, which a large part would overrun on a slow network.
+    """
+
+    body: bytes | memoryview
+
+    def __iter__(self) -> Iterator[memoryview]:
+        view = memoryview(self.body)
+        return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+
+class Body:
+    """The body of an answer, which must not look whole when it is not. ``name`` is the object's, for sentences."""
+
+    def __init__(self, response: Response, name: str) -> None:
+        self._response, self._name = response, name
+        length = response.headers.get("content-length", "")
+        self.size = int(length) if length.isdecimal() else None
+        self._left = self.size
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See Reader."""
+        try:
+            data: bytes = self._response.raw.read(None if size < 0 else size, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise Unavailable(f"the transfer of {self._name!r} broke off: {reason(error)}") from error
+        if self._left is not None:
+            self._left -= len(data)
+            ended = size < 0 or (size > 0 and not data)
+            if ended and self._left:
+                raise Unavailable(f"the transfer of {self._name!r} ended {self._left} bytes too early")
+        return data
+
+
+def reason(error: BaseException) -> str:
+    """Say why, in the words of the innermost error: the outer ones repeat the URL and can name a proxy's password."""
+    causes = (error.__cause__, getattr(error, "reason", None), *error.args)
+    inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
+    if inner is not None:
+        return reason(inner)
+    return str(error) if isinstance(error, OSError) and error.errno else type(error).__name__
+
+
+def passing(status: int) -> bool:
+    """Tell whether the same request may succeed later, as far as its status says."""
+    return status in (408, 429) or (status >= 500 and status != 501)
+
+
+def range_of(response: Response) -> tuple[int, int, int] | None:
+    """Return first and last byte and the object's whole size that a 206 names; None when it names none."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", ""))
+    return (int(found[1]), int(found[2]), int(found[3])) if found and response.status_code == 206 else None

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from xml.etree import ElementTree
@@ -21,6 +21,7 @@ from requests import Response
 from runner.errors import MachineError, RunnerError, Unavailable
 from runner.retry import Patience, call
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, StoreOptions
+from runner.storage.ranges import Changed
 from runner.storage.sigv4 import Signer, encode
 from runner.storage.transport import Transport, Trust, passing
 
@@ -44,9 +45,15 @@ class AccessDenied(Denied):
     """The key pair is good, but not for this."""
 
 
+class BeyondEnd(RunnerError):
+    """The bytes that are asked for begin after the object's last one."""
+
+
 _MEANINGS: dict[str, tuple[type[RunnerError], str]] = {
     "NoSuchKey": (NotFound, "the object {object} does not exist"),
     "NoSuchBucket": (NotFound, "the bucket {bucket!r} does not exist at {endpoint}"),
+    "InvalidRange": (BeyondEnd, "{object} has fewer bytes than are asked for"),
+    "PreconditionFailed": (Changed, "{object} was replaced while it was read"),
     "NoSuchUpload": (NotFound, "the upload of {object} was aborted by somebody else"),
     "AccessDenied": (AccessDenied, "{endpoint} does not allow {who} to {verb} {object}"),
     "InvalidAccessKeyId": (
@@ -61,7 +68,7 @@ _MEANINGS: dict[str, tuple[type[RunnerError], str]] = {
     "RequestTimeTooSkewed": (MachineError, "the clocks of {endpoint} and this machine differ too much: set the clock"),
 }
 # What a status means without a code: answers to a HEAD have none.
-_UNSAID = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey"}
+_UNSAID = {401: "AccessDenied", 403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed", 416: "InvalidRange"}
 _OTHERWISE = (Denied, "{endpoint} refuses {who} to {verb} {object}: {answer}")
 
 
@@ -73,6 +80,7 @@ class Call:
     key: str
     query: str = ""
     body: bytes | memoryview = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def sha256(self) -> str:
@@ -90,12 +98,53 @@ class Call:
         return "read" if self.method in ("GET", "HEAD") else "write"
 
 
+class Fields(dict[str, list[str]]):
+    """The texts of XML elements by their local names."""
+
+    def first(self, name: str) -> str:
+        """Return the text of the first element of that name, "" when there is none."""
+        return self[name][0] if name in self else ""
+
+
+class _Target(Fields):
+    """A target for the XML parser. Entities need a DOCTYPE, which no store sends: refused before it is read."""
+
+    _text = ""
+
+    def start(self, _tag: str, _attributes: Mapping[str, str]) -> None:
+        self._text = ""
+
+    def data(self, text: str) -> None:
+        self._text += text
+
+    def end(self, tag: str) -> None:
+        self.setdefault(tag.rpartition("}")[2], []).append(self._text)
+
+    def doctype(self, *_: object) -> None:
+        raise ValueError("a store's answer has a DOCTYPE")
+
+    def close(self) -> None:
+        pass
+
+
+def parse(text: bytes) -> Fields:
+    """Return the elements of an XML document: as far as it is good, which it need not be."""
+    fields = _Target()
+    parser = ElementTree.XMLParser(target=fields)  # noqa: S314  # see _Target
+    try:
+        parser.feed(text)
+        parser.close()
+    except (ElementTree.ParseError, ValueError, LookupError):
+        pass
+    return fields
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A good answer that is no object: its headers, and the text of each XML element by its local name."""
+    """A good answer that is no object: its headers and its XML elements."""
 
     headers: Mapping[str, str]
-    fields: Mapping[str, str]
+    fields: Fields
 
 
 class Bucket:
@@ -114,39 +163,45 @@ class Bucket:
     ) -> None:
         self._location, self._credentials, self._patience, self._sleep = location, credentials, options.patience, sleep
         self._moved = False
+        self._public: set[str] = set()
         hint = "its authority can be named by --s3-ca, this machine by --s3-cert and --s3-key"
         self._transport = Transport(self._endpoint, Trust(options.s3_ca, options.s3_cert, options.s3_key, hint))
         sent = credentials.access_key + credentials.session_token + location.region
         if not (sent.isascii() and sent.isprintable()):
             raise Denied(f"the access key, session token or region for {self._endpoint} has impossible characters")
 
-    def ask(self, request: Call, *, patience: Patience | None = None) -> Answer:
+    def ask(
+        self, request: Call, *, patience: Patience | None = None, sleep: Callable[[float], None] | None = None
+    ) -> Answer:
         """Send a request whose answer is short. Raises what the answer means if it is not a good one."""
-        return call(lambda: self._ask(request), patience or self._patience, sleep=self._sleep)
+        return call(lambda: self._ask(request), patience or self._patience, sleep=sleep or self._sleep)
 
-    def fetch(self, key: str) -> Response:
-        """Return an object's answer with its body unread; the caller closes it.
+    def fetch(self, key: str, bounds: tuple[int, int] | None = None, *, etag: str = "") -> Response:
+        """Return an object's answer with its body unread; the caller closes it. It is one try, of one version if asked.
 
-        Where the key pair may not read it, everybody may perhaps: it is tried once more anonymously.
+        ``bounds`` are the first byte wanted and the one after the last; ``etag`` is as the store wrote it. Where the
+        key pair may not read the object, everybody may perhaps: it is tried once more anonymously. Raises Changed
+        when the object is another one by now, and BeyondEnd when it is shorter.
         """
-        request = Call("GET", key)
+        wanted = {"range": f"bytes={bounds[0]}-{bounds[1] - 1}"} if bounds else {}
+        request = Call("GET", key, headers=wanted | ({"if-match": etag} if etag else {}))
         try:
-            return self._fetch(request, self._credentials)
+            return self._exchange(request, ANONYMOUS if key in self._public else self._credentials)
         except AccessDenied:
             if self._credentials.anonymous:
                 raise
             try:
-                return self._fetch(request, ANONYMOUS)
+                response = self._exchange(request, ANONYMOUS)
             except (Denied, NotFound):
                 pass
+            else:
+                self._public.add(key)
+                return response
             raise
 
     @property
     def _endpoint(self) -> str:
         return f"{'https' if self._location.tls else 'http'}://{self._location.host}"
-
-    def _fetch(self, request: Call, credentials: AwsCredentials) -> Response:
-        return call(lambda: self._exchange(request, credentials), self._patience, sleep=self._sleep)
 
     def _ask(self, request: Call) -> Answer:
         with closing(self._exchange(request, self._credentials)) as response:
@@ -166,9 +221,9 @@ class Bucket:
             if not self._move(response, fields):
                 raise self._meaning(response.status_code, fields, request, credentials)
 
-    def _move(self, response: Response, fields: Mapping[str, str]) -> bool:
+    def _move(self, response: Response, fields: Fields) -> bool:
         """Go where the answer says that the bucket is, once; False if it says nothing of the kind."""
-        region = response.headers.get("x-amz-bucket-region") or fields.get("Region", "")
+        region = response.headers.get("x-amz-bucket-region") or fields.first("Region")
         told = response.status_code in (301, 307, 400) and _REGION.fullmatch(region) is not None
         if self._moved or not told or region == self._location.region:
             return False
@@ -180,7 +235,9 @@ class Bucket:
         """Sign and send: the URL that is signed must be the one that is sent, '..' and all."""
         place = self._location
         url = f"{self._endpoint}/{encode(place.bucket)}/{encode(request.key, safe='/')}{request.query}"
-        headers = {"content-md5": base64.b64encode(request.md5).decode()} if request.body else {}
+        headers = dict(request.headers)
+        if request.body and credentials.anonymous:  # a signature covers the body's SHA-256
+            headers["content-md5"] = base64.b64encode(request.md5).decode()
         if not credentials.anonymous:
             signer = Signer(credentials, place.region, "s3")
             now = datetime.now(timezone.utc)
@@ -188,11 +245,9 @@ class Bucket:
         body = request.body if request.method in ("PUT", "POST") else None
         return self._transport.send(request.method, url, headers, body)
 
-    def _meaning(
-        self, status: int, fields: Mapping[str, str], request: Call, credentials: AwsCredentials
-    ) -> RunnerError:
+    def _meaning(self, status: int, fields: Fields, request: Call, credentials: AwsCredentials) -> RunnerError:
         """Return the error that an answer is, in words that hold no secret and little of what the endpoint says."""
-        code = re.sub(r"[^A-Za-z0-9]", "", fields.get("Code", ""))[:60]
+        code = re.sub(r"[^A-Za-z0-9]", "", fields.first("Code"))[:60]
         answer = f"{status} {code}".strip()
         if _passing(status, code):
             return Unavailable(f"{self._endpoint} is out of order or overloaded: it answered {answer}")
@@ -212,39 +267,6 @@ class Bucket:
 def _passing(status: int, code: str) -> bool:
     """Tell whether the same request may succeed later. A 200 that is an error was none that the endpoint foresaw."""
     return code in _TRANSIENT_CODES or passing(status) or (status < 300 and not code)
-
-
-class _Fields(dict[str, str]):
-    """A target for the XML parser. Entities need a DOCTYPE, which no store sends: refused before it is read."""
-
-    _text = ""
-
-    def start(self, _tag: str, _attributes: Mapping[str, str]) -> None:
-        self._text = ""
-
-    def data(self, text: str) -> None:
-        self._text += text
-
-    def end(self, tag: str) -> None:
-        self.setdefault(tag.rpartition("}")[2], self._text)
-
-    def doctype(self, *_: object) -> None:
-        raise ValueError("a store's answer has a DOCTYPE")
-
-    def close(self) -> None:
-        pass
-
-
-def parse(text: bytes) -> dict[str, str]:
-    """Return the first text of each XML element by its local name: as far as the XML is good, which it need not be."""
-    fields = _Fields()
-    parser = ElementTree.XMLParser(target=fields)  # noqa: S314  # see _Fields
-    try:
-        parser.feed(text)
-        parser.close()
-    except (ElementTree.ParseError, ValueError, LookupError):
-        pass
-    return fields
 
 
 def _name(credentials: AwsCredentials) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
@@ -138,6 +140,11 @@ class Body:
                 raise Unavailable(f"the transfer of {self._name!r} ended {self._left} bytes too early")
         return data
 
+    def abort(self) -> None:
+        """Break off, from another thread: whoever waits in ``read`` gets an Unavailable."""
+        with suppress(Exception):  # it may be closed already, in any of its layers
+            self._response.raw.shutdown()
+
 
 def reason(error: BaseException) -> str:
     """Say why, in the words of the innermost error: the outer ones repeat the URL and can name a proxy's password."""
@@ -153,7 +160,17 @@ def passing(status: int) -> bool:
     return status in (408, 429) or (status >= 500 and status != 501)
 
 
-def range_of(response: Response) -> tuple[int, int, int] | None:
-    """Return first and last byte and the object's whole size that a 206 names; None when it names none."""
+class Range(NamedTuple):
+    """Which bytes an answer has, from ``start`` to before ``end``, and how many the whole object has."""
+
+    start: int
+    end: int
+    size: int
+
+
+def range_of(response: Response) -> Range | None:
+    """Return what a 206 says that it has; None when it says nothing, and for other answers."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", ""))
-    return (int(found[1]), int(found[2]), int(found[3])) if found and response.status_code == 206 else None
+    if not found or response.status_code != 206:
+        return None
+    return Range(int(found[1]), int(found[2]) + 1, int(found[3]))

@@ -10,7 +10,7 @@ import pytest
 
 from runner.storage import connect
 from runner.storage.base import CHUNK, Location, NotFound, Store, StoreOptions
-from runner.storage.s3 import PART
+from runner.storage.s3_upload import PART
 from tests.servers.ceph import S3Server
 
 SIZES = [0, 1, 1000, PART - 1, PART, PART + 1, 20 * 1024 * 1024 + 7]

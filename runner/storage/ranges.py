@@ -1,0 +1,199 @@
+"""One object read over several connections at once, in order, and on from where a connection breaks."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack
+from typing import Protocol
+
+from runner.errors import RunnerError, Unavailable
+from runner.retry import Patience
+from runner.storage.base import CHUNK, Reader
+
+# What is asked for at once of an object that is read over several connections, in bytes: each holds so much memory.
+PART = 4 * 1024 * 1024
+# How many connections there may be, and bytes a second that are enough: those of S3 give some 80 MB/s each.
+_MOST = 8
+_ENOUGH = 500e6
+
+# Seconds between two looks at whether the reader may go on waiting.
+_LOOK = 0.25
+
+
+class Opened(Reader, Protocol):
+    """Bytes on their way."""
+
+    def abort(self) -> None:
+        """Break off, from another thread: whoever waits in ``read`` gets an Unavailable."""
+
+
+Fetch = Callable[[int, int], AbstractContextManager[Opened]]
+"""Open the bytes from ``start`` to before ``end`` of one version of an object, in one try.
+
+Raises Changed when that version is gone, Unavailable when another try may succeed, and anything else for good.
+"""
+
+
+class Changed(Unavailable):
+    """The object was replaced while it was read: only reading it anew, from its beginning, can succeed."""
+
+
+class Part:
+    """The bytes from ``start`` to before ``end``: where they break off, the rest is fetched, while patience lasts.
+
+    ``body``, if it is open already, has the first of them; it is somebody else's to close. Patience begins with the
+    first break, and is not renewed.
+    """
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        bounds: tuple[int, int],
+        *,
+        patience: Patience,
+        sleep: Callable[[float], None],
+        body: Opened | None = None,
+    ) -> None:
+        self._fetch, (self._position, self._end) = fetch, bounds
+        self._patience, self._sleep = patience, sleep
+        self._delays, self._deadline = patience.delays(), 0.0
+        self._body = body
+        self._own = ExitStack()
+
+    def read(self, size: int, /) -> bytes:
+        """See Reader; ``size`` is more than 0."""
+        while self._position < self._end:
+            try:
+                if data := self._opened().read(min(size, self._end - self._position)):
+                    self._position += len(data)
+                    return data
+                raise Unavailable("an answer ended too early")
+            except Changed:
+                raise
+            except Unavailable:
+                self.close()
+                if not self._rested():
+                    raise
+        return b""
+
+    def close(self) -> None:
+        """Close the connection that this part has opened, if any."""
+        self._own.close()
+        self._body = None
+
+    def abort(self) -> None:
+        """See Opened."""
+        if body := self._body:
+            body.abort()
+
+    def _opened(self) -> Opened:
+        if self._body is None:
+            self._body = self._own.enter_context(self._fetch(self._position, self._end))
+        return self._body
+
+    def _rested(self) -> bool:
+        """Wait before the next try; false when there is to be none."""
+        now = time.monotonic()
+        self._deadline = self._deadline or now + self._patience.total
+        if now >= self._deadline:
+            return False
+        self._sleep(min(next(self._delays), self._deadline - now))
+        return True
+
+
+class Ranges:
+    """An object in parts. Where one connection is slow, some parts are on their way while one is read.
+
+    ``head`` is the object's first answer, of PART bytes at most; how fast it comes decides. ``pause`` is how the reader
+    waits: it may raise. Threads live until it is closed.
+    """
+
+    def __init__(
+        self, fetch: Fetch, head: Opened, size: int, *, patience: Patience, pause: Callable[[float], None]
+    ) -> None:
+        self._fetch, self._size, self._patience, self._pause = fetch, size, patience, pause
+        self._direct = Part(fetch, (0, min(PART, size)), patience=patience, sleep=pause, body=head)
+        self._next = PART
+        self._waited = 0.0
+        self._connections = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._closed = threading.Event()
+        self._loading: set[Part] = set()
+        self._parts: deque[Future[deque[bytes]]] = deque()
+        self._chunks: deque[bytes] = deque()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See Reader."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        if not self._connections:
+            begun = time.monotonic()
+            data = self._direct.read(size)
+            self._waited += time.monotonic() - begun
+            if data:
+                return data
+            self._go_on()
+        return self._direct.read(size) or self._read_loaded(size)
+
+    def close(self) -> None:
+        """Break off what is still on its way, and end all threads."""
+        self._closed.set()
+        self._direct.close()
+        for part in list(self._loading):
+            part.abort()
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _go_on(self) -> None:
+        """Decide, now that the head is read, over how many connections the rest comes."""
+        self._direct.close()
+        self._connections = max(1, min(_MOST, math.ceil(_ENOUGH * self._waited / PART)))
+        if self._connections == 1 or self._size <= 2 * PART:
+            bounds, self._next = (self._next, self._size), self._size
+            self._direct = Part(self._fetch, bounds, patience=self._patience, sleep=self._pause)
+        else:
+            self._pool = ThreadPoolExecutor(self._connections, "range")
+            self._ask_ahead(self._pool)
+
+    def _ask_ahead(self, pool: ThreadPoolExecutor) -> None:
+        while self._next < self._size and len(self._parts) < self._connections:
+            bounds = self._next, min(self._next + PART, self._size)
+            self._parts.append(pool.submit(self._load, bounds))
+            self._next = bounds[1]
+
+    def _read_loaded(self, size: int) -> bytes:
+        if not self._chunks and self._parts and self._pool:
+            self._chunks = self._await(self._parts.popleft())
+            self._ask_ahead(self._pool)
+        data = self._chunks.popleft() if self._chunks else b""
+        if len(data) > size:
+            self._chunks.appendleft(data[size:])
+        return data[:size]
+
+    def _await(self, part: Future[deque[bytes]]) -> deque[bytes]:
+        while not wait([part], _LOOK).done:
+            self._pause(0)
+        return part.result()
+
+    def _load(self, bounds: tuple[int, int]) -> deque[bytes]:
+        """Fetch a part into memory: in a thread of its own."""
+        part = Part(self._fetch, bounds, patience=self._patience, sleep=self._sleep)
+        self._loading.add(part)
+        try:
+            chunks: deque[bytes] = deque()
+            while data := part.read(CHUNK):
+                chunks.append(data)
+                self._sleep(0)
+            return chunks
+        finally:
+            self._loading.discard(part)
+            part.close()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._closed.wait(seconds):
+            raise RunnerError("nobody wants it any more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -17,9 +16,11 @@ from runner.storage.base import CHUNK, Reader
 
 # What is asked for at once of an object that is read over several connections, in bytes: each holds so much memory.
 PART = 4 * 1024 * 1024
-# How many connections there may be, and bytes a second that are enough: those of S3 give some 80 MB/s each.
+# A connection that gives so many bytes a second is enough. Those of S3 give some 80 MB/s: so many are used then.
+_FAST = 250e6
 _MOST = 8
-_ENOUGH = 500e6
+# A connection that gives enough is asked for so many bytes at once: it may have been fast at first only.
+_STRETCH = 16 * PART
 
 # Seconds between two looks at whether the reader may go on waiting.
 _LOOK = 0.25
@@ -118,9 +119,8 @@ class Ranges:
     ) -> None:
         self._fetch, self._size, self._patience, self._pause = fetch, size, patience, pause
         self._direct = Part(fetch, (0, min(PART, size)), patience=patience, sleep=pause, body=head)
-        self._next = PART
+        self._next = self._stretch = min(PART, size)
         self._waited = 0.0
-        self._connections = 0
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
         self._loading: set[Part] = set()
@@ -131,14 +131,14 @@ class Ranges:
         """See Reader."""
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
-        if not self._connections:
+        while not self._pool:
             begun = time.monotonic()
             data = self._direct.read(size)
             self._waited += time.monotonic() - begun
-            if data:
+            if data or self._next >= self._size:
                 return data
             self._go_on()
-        return self._direct.read(size) or self._read_loaded(size)
+        return self._read_loaded(self._pool, size)
 
     def close(self) -> None:
         """Break off what is still on its way, and end all threads."""
@@ -150,26 +150,28 @@ class Ranges:
             self._pool.shutdown(cancel_futures=True)
 
     def _go_on(self) -> None:
-        """Decide, now that the head is read, over how many connections the rest comes."""
+        """Ask for the next bytes: over one connection if the last ones came fast, over many for the rest otherwise."""
         self._direct.close()
-        self._connections = max(1, min(_MOST, math.ceil(_ENOUGH * self._waited / PART)))
-        if self._connections == 1 or self._size <= 2 * PART:
-            bounds, self._next = (self._next, self._size), self._size
+        left = self._size - self._next
+        if self._stretch >= _FAST * self._waited or left <= PART:
+            self._stretch = min(_STRETCH, left)
+            bounds = self._next, self._next + self._stretch
+            self._next, self._waited = bounds[1], 0.0
             self._direct = Part(self._fetch, bounds, patience=self._patience, sleep=self._pause)
         else:
-            self._pool = ThreadPoolExecutor(self._connections, "range")
+            self._pool = ThreadPoolExecutor(_MOST, "range")
             self._ask_ahead(self._pool)
 
     def _ask_ahead(self, pool: ThreadPoolExecutor) -> None:
-        while self._next < self._size and len(self._parts) < self._connections:
+        while self._next < self._size and len(self._parts) < _MOST:
             bounds = self._next, min(self._next + PART, self._size)
             self._parts.append(pool.submit(self._load, bounds))
             self._next = bounds[1]
 
-    def _read_loaded(self, size: int) -> bytes:
-        if not self._chunks and self._parts and self._pool:
+    def _read_loaded(self, pool: ThreadPoolExecutor, size: int) -> bytes:
+        if not self._chunks and self._parts:
             self._chunks = self._await(self._parts.popleft())
-            self._ask_ahead(self._pool)
+            self._ask_ahead(pool)
         data = self._chunks.popleft() if self._chunks else b""
         if len(data) > size:
             self._chunks.appendleft(data[size:])

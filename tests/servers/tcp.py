@@ -10,11 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
+_SO_MAX_PACING_RATE = 47  # Linux; socket has no name for it
+
+
 class TcpProxy:
-    """Forwards connections to a loopback port. ``delay`` is in seconds, and for each way."""
+    """Forwards connections to a loopback port.
+
+    ``delay`` is in seconds, and for each way; ``rate`` is how many bytes a second a new connection brings, 0 for any.
+    """
 
     def __init__(self, port: int) -> None:
         self.delay = 0.0
+        self.rate = 0
         self._upstream = port
         self._open = threading.Event()
         self._open.set()
@@ -58,6 +65,8 @@ class TcpProxy:
                     client.close()
                     continue
                 server.settimeout(None)
+                if self.rate:
+                    client.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, self.rate)
                 self._pairs.append((client, server))
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()

@@ -65,6 +65,9 @@ rgw frontends = beast endpoint=127.0.0.1:{s3_port} tcp_nodelay=1
 rgw data = {root}/rgw
 rgw enable usage log = false
 rgw enable ops log = false
+rgw gc obj min wait = 1
+rgw gc processor period = 4
+rgw gc processor max time = 3
 """
 
 

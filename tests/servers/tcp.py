@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-
 _SO_MAX_PACING_RATE = 47  # Linux; socket has no name for it
 
 

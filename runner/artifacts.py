@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from runner.archive import Budget
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
@@ -151,9 +152,12 @@ class _Checked:
 
 
 def _base_name(artifact: Artifact) -> str:
-    name = PurePosixPath(artifact.location.key.partition("?")[0]).name
-    if name in ("", "..", "."):
-        raise ExperimentError(f"artifact {artifact.label!r} has a key without a file name: {artifact.location.key!r}")
+    key = artifact.location.key
+    if artifact.location.scheme in ("http", "https"):  # whose keys alone have a query, and are encoded
+        key = unquote(key.partition("?")[0])
+    name = PurePosixPath(key).name
+    if name in ("", "..", ".") or "\0" in name:
+        raise ExperimentError(f"artifact {artifact.label!r} has a key without a file name: {artifact.location}")
     return name
 
 

@@ -24,9 +24,13 @@ def level_of(logxi: str, *, debug: bool = False) -> int:
 
 
 def start(level: int) -> None:
-    """Send the log to standard error; other packages' only from warnings up, pika's (it repeats ours) from errors."""
+    """Send the log to standard error; other packages' only from warnings up.
+
+    Neither pika's, which repeats ours, nor urllib3's: it shows whole URLs, and those may be signed.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("runner").setLevel(level)
-    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    for name in ("pika", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -24,7 +24,7 @@ def connect(
     try:
         make = _STORES[location.scheme]
     except KeyError:
-        known = " and ".join(f"{scheme}://" for scheme in _STORES)
+        known = ", ".join(f"{scheme}://" for scheme in _STORES)
         raise MachineError(
             f"{location.scheme}:// artifacts cannot be read by this version of the runner, only {known}"
         ) from None
@@ -46,6 +46,18 @@ def _s3(
     return S3Store(location, credentials, options, sleep=sleep)
 
 
+def _http(
+    location: Location, credentials: Credentials | None, options: StoreOptions, sleep: Callable[[float], None]
+) -> Store:
+    from runner.storage.http import HttpStore  # noqa: PLC0415
+
+    if not isinstance(credentials, AwsCredentials):
+        return HttpStore(location, credentials, options, sleep=sleep)
+    if credentials.anonymous:
+        return HttpStore(location, None, options, sleep=sleep)
+    raise Denied(f"{location} takes plain or jwt credentials and the message has AWS's: give others, or an s3:// URL")
+
+
 def _file(
     location: Location, _credentials: Credentials | None, options: StoreOptions, _sleep: Callable[[float], None]
 ) -> Store:
@@ -56,4 +68,4 @@ def _file(
 
 _Make = Callable[[Location, Credentials | None, StoreOptions, Callable[[float], None]], Store]
 
-_STORES: dict[str, _Make] = {"s3": _s3, "file": _file}
+_STORES: dict[str, _Make] = {"s3": _s3, "file": _file, "http": _http, "https": _http}

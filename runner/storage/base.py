@@ -82,6 +82,9 @@ class Location:
     def __str__(self) -> str:
         if self.scheme == "file":
             return f"file://{self.bucket.rstrip('/')}/{self.key}"
+        if self.scheme in ("http", "https"):
+            path, query, _ = self.key.partition("?")
+            return f"{self.scheme}://{self.host}/{path}{query and '?…'}"  # a query may be a signature
         place = "/".join(part for part in (self.host, self.bucket) if part)
         return f"{self.scheme}://{place}/{self.key}"
 
@@ -196,7 +199,11 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """An open object. ``etag`` names this very content; ``size`` is in bytes, or None when the store does not say."""
+    """An open object.
+
+    ``etag`` names this very content; where the store has no such name it is "", and what is read must not be used for
+    another reader. ``size`` is in bytes, or None when the store does not say.
+    """
 
     stream: Reader
     etag: str

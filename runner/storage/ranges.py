@@ -66,8 +66,10 @@ class Part:
         self._body = body
         self._own = ExitStack()
 
-    def read(self, size: int, /) -> bytes:
-        """See Reader; ``size`` is more than 0."""
+    def read(self, size: int = -1, /) -> bytes:
+        """See Reader."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
         while self._position < self._end:
             try:
                 if data := self._opened().read(min(size, self._end - self._position)):

@@ -6,13 +6,13 @@ With the modules that build each kind of store's requests, this is all that know
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from requests import PreparedRequest, Response
-from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException, SSLError
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
@@ -21,11 +21,15 @@ from urllib3.exceptions import HTTPError
 from runner import __version__
 from runner.errors import MachineError, Unavailable
 from runner.storage.base import CHUNK
+from runner.storage.connections import Adapter
 
 # Seconds to wait for a connection (and for each CHUNK to be taken by the network), and for the next bytes of an answer.
 TIMEOUT = (10.0, 60.0)
 # Bytes of an answer that are looked at when it is no object: errors and acknowledgements are a few hundred.
 ANSWER = 64 * 1024
+
+# Seconds in which one read gathers what comes: whoever reads wants to look up now and then, whatever a server does.
+_GATHERING = 10.0
 
 # Connections that are kept open to one endpoint.
 _CONNECTIONS = 16
@@ -55,12 +59,13 @@ class Transport:
         self.endpoint = endpoint
         self._trust = trust
         self._certificate = (trust.certificate, trust.key) if trust.key else trust.certificate or None
-        self._adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS)
+        self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
 
     def send(self, method: str, url: str, headers: dict[str, str], body: bytes | memoryview | None = None) -> Response:
         """Send a request as it stands and return its answer with its body unread; the caller closes it.
 
-        Raises Unavailable when there is no answer, and MachineError for untrusted or unusable certificates.
+        Raises Unavailable when there is no answer, MachineError for untrusted or unusable certificates, and Denied for
+        places where a message must not reach.
         """
         prepared = PreparedRequest()
         prepared.method, prepared.url = method, url
@@ -119,25 +124,46 @@ class _Slices:
 
 
 class Body:
-    """The body of an answer, which must not look whole when it is not. ``name`` is the object's, for sentences."""
+    """The body of an answer, which must not look whole when it is not. ``name`` is the object's, for sentences.
 
-    def __init__(self, response: Response, name: str) -> None:
-        self._response, self._name = response, name
+    ``decode`` is whether to undo the answer's content encoding; the size is not known then.
+    """
+
+    def __init__(self, response: Response, name: str, *, decode: bool = False) -> None:
+        self._response, self._name, self._decode = response, name, decode
         length = response.headers.get("content-length", "")
-        self.size = int(length) if length.isdecimal() else None
+        self.size = int(length) if length.isdecimal() and not decode else None
         self._left = self.size
+        self._broken: Unavailable | None = None
 
     def read(self, size: int = -1, /) -> bytes:
-        """See Reader."""
+        """See Reader. It is less than ``size`` also when no more has come for a while, or before it breaks."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(CHUNK), b""))
+        pieces, missing, end = [], size, time.monotonic() + _GATHERING
+        while missing and (piece := self._piece(missing)):
+            pieces.append(piece)
+            missing -= len(piece)
+            if time.monotonic() >= end:
+                break
+        if self._broken and not pieces:
+            raise self._broken
+        return b"".join(pieces)
+
+    def _piece(self, size: int) -> bytes:
+        """Return what has come, or what comes next: with a plain read, a trickle would hold up its reader for long."""
+        if self._broken:
+            return b""
         try:
-            data: bytes = self._response.raw.read(None if size < 0 else size, decode_content=False)
+            data: bytes = self._response.raw.read1(size, decode_content=self._decode) or b""
         except (HTTPError, OSError) as error:
-            raise Unavailable(f"the transfer of {self._name!r} broke off: {reason(error)}") from error
+            self._broken = Unavailable(f"the transfer of {self._name!r} broke off: {reason(error)}")
+            self._broken.__cause__ = error
+            return b""
         if self._left is not None:
             self._left -= len(data)
-            ended = size < 0 or (size > 0 and not data)
-            if ended and self._left:
-                raise Unavailable(f"the transfer of {self._name!r} ended {self._left} bytes too early")
+            if self._left and not data:
+                self._broken = Unavailable(f"the transfer of {self._name!r} ended {self._left} bytes too early")
         return data
 
     def abort(self) -> None:

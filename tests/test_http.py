@@ -530,26 +530,6 @@ def test_redirections_do_not_outlive_the_time_limit(server: HttpServer, fetching
     assert len(server.seen) == 1
 
 
-def test_headers_that_come_in_a_trickle_are_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Scaled down: a byte of the headers every 0.05 s, which may take half a second in all."""
-    monkeypatch.setattr(connections, "HEADERS_WITHIN", 0.5)
-    monkeypatch.setenv("SSL_CERT_FILE", self_signed(tmp_path)[0])
-
-    def trickle(out: BinaryIO) -> None:
-        out.write(b"HTTP/1.1 200 OK\r\n")
-        for _ in range(100):
-            out.write(b"x: y\r\n")
-            time.sleep(0.05)
-
-    for scheme, tls in (("http", None), ("https", (str(tmp_path / "tls.crt"), str(tmp_path / "tls.key")))):
-        with serving(tls=tls) as server:
-            server.objects["/a"] = Served(write=trickle, raw=True)
-            started = time.monotonic()
-            with pytest.raises(Unavailable, match=f"{scheme}://{server.host} does not answer as it should"):
-                get(store(server.host, options=ONCE, scheme=scheme), "a")
-            assert time.monotonic() - started < 3
-
-
 def stopped_after(action: Callable[[Callable[[], None]], object]) -> float:
     """Do something under a limit of half a second; return how long it took to notice."""
     started = time.monotonic()

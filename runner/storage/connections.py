@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
-from threading import Event, Timer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,12 +16,8 @@ from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.response import HTTPResponse
 
 from runner.storage.base import Denied
-
-# Seconds that the headers of an answer may take in all: a byte now and then must not hold up who waits for them.
-HEADERS_WITHIN = 60.0
 
 _PRIVATE = [
     ip_network(network)
@@ -80,26 +75,6 @@ class _Checked(HTTPConnection):
             made.close()
             raise
         return made
-
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as urllib3 has it
-        late = Event()
-        timer = Timer(HEADERS_WITHIN, _hang_up, [self.sock, late])
-        timer.daemon = True
-        timer.start()
-        try:
-            response = super().getresponse()
-        finally:
-            timer.cancel()
-        if late.is_set():  # half of the headers look like all of them
-            response.close()
-            raise TimeoutError(f"its headers were not there after {HEADERS_WITHIN:g} s")
-        return response
-
-
-def _hang_up(connected: socket.socket, late: Event) -> None:
-    late.set()
-    with suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
 
 
 class _CheckedTls(_Checked, HTTPSConnection):

@@ -9,7 +9,6 @@ from functools import partial
 
 from requests import Response
 
-from runner import retry
 from runner.errors import Unavailable
 from runner.storage import ranges
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, Reader, Stored, StoreOptions
@@ -18,6 +17,8 @@ from runner.storage.s3_check import Checked, Doubts, part_size
 from runner.storage.s3_upload import Upload, bare
 from runner.storage.s3_wire import BeyondEnd, Bucket, Call
 from runner.storage.transport import Body, range_of
+
+_OWN_KEYS = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
 
 
 class S3Store:
@@ -41,15 +42,17 @@ class S3Store:
         with closing(self._first(key)) as response:
             body, etag, found = Body(response, key), response.headers.get("etag", ""), range_of(response)
             if found is None:
-                yield self._stored(key, body, etag, body.size)
+                yield self._stored(key, body, response, body.size)
                 return
             fetch = partial(self._fetch, key, etag)
             with closing(Ranges(fetch, body, found.size, patience=self._patience, pause=self._sleep)) as stream:
-                yield self._stored(key, stream, etag, found.size)
+                yield self._stored(key, stream, response, found.size)
 
-    def _stored(self, key: str, stream: Reader, header: str, size: int | None) -> Stored:
-        etag = bare(header)
-        part = part_size(etag, size) if size and not self._tls else 0  # TLS lets nothing pass that was damaged
+    def _stored(self, key: str, stream: Reader, response: Response, size: int | None) -> Stored:
+        etag = bare(response.headers.get("etag"))
+        # TLS lets nothing pass that was damaged, and the ETags of objects with keys of their own are no digests.
+        checkable = not self._tls and not any(name in response.headers for name in _OWN_KEYS)
+        part = part_size(etag, size) if size and checkable else 0
         if part and size:
             stream = Checked(stream, key, etag, size=size, part=part, doubts=self._doubts)
         return Stored(stream, etag, size)
@@ -68,7 +71,7 @@ class S3Store:
             response.close()
             return self._bucket.fetch(key)
 
-        return retry.call(first, self._patience, sleep=self._sleep)
+        return self._bucket.patiently(first)
 
     @contextmanager
     def _fetch(self, key: str, etag: str, start: int, end: int) -> Iterator[Body]:

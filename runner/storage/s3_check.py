@@ -1,7 +1,7 @@
 """Whether what was received is what the store has: ETags are MD5s, of the object or of the MD5s of its parts.
 
-They need not be: encrypted objects, and some stores, have others. So a mismatch is a reason to fetch the object again,
-and the same bytes coming twice are believed.
+The size of the parts has to be guessed. So a mismatch there is a reason to fetch the object again, and the same bytes
+coming twice are believed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ETAG = re.compile(r"([0-9a-f]{32})(?:-([0-9]{1,5}))?")
 
 
 class Doubts:
-    """The digests of what did not match its ETag, of one store."""
+    """What did not match its ETag, of one store."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], str] = {}
 
     def settle(self, key: str, etag: str, digest: str) -> None:
-        """Raise Unavailable when an object's digest is not the ETag's, unless it was the same the last time."""
-        if etag != digest and self._seen.get((key, etag)) != digest:
+        """Raise Unavailable for a digest that is not the ETag; one of parts may be, if it is the same a second time."""
+        if etag != digest and ("-" not in etag or self._seen.get((key, etag)) != digest):
             self._seen[key, etag] = digest
             raise Unavailable(f"{key!r} was damaged on its way: its content does not match its ETag")
 

@@ -25,6 +25,7 @@ _MEMORY = 4 * PART
 
 # Cleaning up is a courtesy that must not keep a dying attempt.
 _ABORT_PATIENCE = Patience(total=10)
+_ONCE = Patience(total=0)
 # Seconds between two looks at whether the writer may go on waiting.
 _LOOK = 0.25
 
@@ -80,12 +81,16 @@ class Upload:
             self._pool.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
+        self._query = f"?uploadId={encode(self._bucket.patiently(self._named))}"
+        self._pool = ThreadPoolExecutor(_most_under_way(PART), "part")
+
+    def _named(self) -> str:
+        """Begin an upload in one try, and return its name; one whose name got lost goes with the next try."""
         self._forget_others()
-        name = self._bucket.ask(Call("POST", self._key, "?uploads=")).fields.first("UploadId")
+        name = self._bucket.ask(Call("POST", self._key, "?uploads="), patience=_ONCE).fields.first("UploadId")
         if not name:
             raise Unavailable(f"the store gave the upload of {self._key!r} no name")
-        self._query = f"?uploadId={encode(name)}"
-        self._pool = ThreadPoolExecutor(_most_under_way(PART), "part")
+        return name
 
     def _forget_others(self) -> None:
         """Remove what an upload of this key has left that was killed: nobody else has a reason to write it now."""
@@ -95,8 +100,7 @@ class Upload:
             )
             for key, name in zip(answer.fields.get("Key", []), answer.fields.get("UploadId", []), strict=False):
                 if key == self._key:
-                    left = Call("DELETE", self._key, f"?uploadId={encode(name)}")
-                    self._bucket.ask(left, patience=_ABORT_PATIENCE)
+                    self._bucket.ask(Call("DELETE", self._key, f"?uploadId={encode(name)}"), patience=_ONCE)
 
     def _pass_on(self) -> None:
         """Send the part that is full, and go on with an empty one."""

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
+from typing import TypeVar
 from xml.etree import ElementTree
 
 from requests import Response
@@ -24,6 +25,8 @@ from runner.storage.base import AwsCredentials, Denied, Location, NotFound, Stor
 from runner.storage.ranges import Changed
 from runner.storage.sigv4 import Signer, encode
 from runner.storage.transport import Transport, Trust, passing
+
+T = TypeVar("T")
 
 ANONYMOUS = AwsCredentials("", "")
 
@@ -175,6 +178,10 @@ class Bucket:
     ) -> Answer:
         """Send a request whose answer is short. Raises what the answer means if it is not a good one."""
         return call(lambda: self._ask(request), patience or self._patience, sleep=sleep or self._sleep)
+
+    def patiently(self, action: Callable[[], T]) -> T:
+        """Return what ``action`` returns, calling it again for as long as it raises Unavailable and patience lasts."""
+        return call(action, self._patience, sleep=self._sleep)
 
     def fetch(self, key: str, bounds: tuple[int, int] | None = None, *, etag: str = "") -> Response:
         """Return an object's answer with its body unread; the caller closes it. It is one try, of one version if asked.

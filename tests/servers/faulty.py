@@ -11,28 +11,36 @@ Each fault waits for its requests: those whose ``METHOD target`` holds ``of``. R
 from __future__ import annotations
 
 import math
+import random
+import socket
 import ssl
+import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ALWAYS = math.inf
+# Seconds in which a silent proxy says nothing: more than clients in tests wait.
+SILENCE = 1.5
 
 
 @dataclass
 class _Fault:
-    """``status``: answer so; ``after``: cut the body there; neither: swallow the answer."""
+    """What is done to some requests. ``skip`` of them are left alone first."""
 
+    kind: str
     of: str
     times: float
     status: int = 0
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
-    after: int | None = None
+    after: float = math.inf
+    skip: int = 0
 
 
 @dataclass
@@ -51,15 +59,19 @@ class FaultyProxy:
         self, status: int, body: bytes = b"", *, headers: dict[str, str] | None = None, of: str = "", times: float = 1
     ) -> None:
         """Give this answer without asking the server."""
-        self._faults.append(_Fault(of, times, status=status, body=body, headers=headers or {}))
+        self._faults.append(_Fault("answer", of, times, status=status, body=body, headers=headers or {}))
 
     def cut(self, after: int, *, of: str = "", times: float = 1) -> None:
         """Close the connection after so many bytes of an answer's body."""
-        self._faults.append(_Fault(of, times, after=after))
+        self._faults.append(_Fault("cut", of, times, after=after))
 
     def swallow(self, *, of: str = "", times: float = 1) -> None:
         """Let the server act, and close the connection instead of giving its answer."""
-        self._faults.append(_Fault(of, times))
+        self._faults.append(_Fault("swallow", of, times))
+
+    def break_one(self, kind: str, number: int, *, times: float = 1) -> None:
+        """Do something of ``KINDS`` to the request with this number, counted from 0, and to the next if so often."""
+        self._faults.append(replace(KINDS[kind], skip=number, times=times))
 
     def heal(self) -> None:
         """Forget all faults."""
@@ -70,9 +82,13 @@ class FaultyProxy:
             self.seen.append(request)
             self.headers.append(headers)
             for fault in self._faults:
-                if fault.times > 0 and fault.of in request:
-                    fault.times -= 1
-                    return fault
+                if fault.times <= 0 or fault.of not in request:
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                    continue
+                fault.times -= 1
+                return fault
         return None
 
 
@@ -96,6 +112,27 @@ def faulty(upstream: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Faul
             thread.join()
 
 
+KINDS = {
+    "500": _Fault("answer", "", 1, status=500),
+    "503": _Fault("answer", "", 1, status=503, body=b"<Error><Code>SlowDown</Code></Error>"),
+    "reset": _Fault("reset", "", 1),
+    "silence": _Fault("silence", "", 1),
+    "cut": _Fault("cut", "", 1, after=100),
+    "lost answer": _Fault("swallow", "", 1),
+    "damaged request": _Fault("damage the request", "", 1),
+    "damaged answer": _Fault("damage the answer", "", 1),
+    "too short": _Fault("say less", "", 1),
+    "too long": _Fault("say more", "", 1),
+}
+_LIES = {"say less": -7, "say more": 7}
+
+
+def _damaged(data: bytes) -> bytes:
+    """Flip one bit anywhere."""
+    where = random.randrange(len(data))
+    return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # kept connections would hold it up
@@ -115,28 +152,41 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.proxy._meet(f"{self.command} {self.path}", self.headers)
-        if fault and fault.status:
+        kind = fault.kind if fault else ""
+        if fault and kind == "answer":
             self._reply(fault.status, {**fault.headers, "Content-Length": str(len(fault.body))})
             self.wfile.write(fault.body if self.command != "HEAD" else b"")
-            return
-        with closing(HTTPConnection(self.proxy.upstream, timeout=60)) as connection:
-            connection.request(self.command, self.path, body, dict(self.headers))
-            self._relay(connection.getresponse(), fault)
+        elif kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+        elif kind == "silence":
+            time.sleep(SILENCE)
+            self.close_connection = True
+        else:
+            if kind == "damage the request" and body:
+                body = _damaged(body)
+            with closing(HTTPConnection(self.proxy.upstream, timeout=60)) as connection:
+                connection.request(self.command, self.path, body, dict(self.headers))
+                self._relay(connection.getresponse(), fault)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
 
     def _relay(self, response: HTTPResponse, fault: _Fault | None) -> None:
-        if fault and fault.after is None:
+        kind = fault.kind if fault else ""
+        if kind == "swallow":
             self.close_connection = True
             return
         headers = dict(response.headers)
         if headers.pop("Transfer-Encoding", ""):
             self.close_connection = True
             headers["Connection"] = "close"
+        if kind in _LIES and "Content-Length" in headers:
+            headers["Content-Length"] = str(max(0, int(headers["Content-Length"]) + _LIES[kind]))
+            headers["Connection"] = "close"
         self._reply(response.status, headers)
-        left = math.inf if fault is None or fault.after is None else fault.after
+        left = fault.after if fault else math.inf
         while left and (data := response.read(int(min(left, 65536)))):
-            self.wfile.write(data)
+            self.wfile.write(_damaged(data) if kind == "damage the answer" else data)
             left -= len(data)
         if not left:
             self.close_connection = True

@@ -651,19 +651,22 @@ def test_a_store_that_takes_nothing_is_unavailable(gcs: Gcs, proxy: FaultyProxy,
     assert 3 < len(proxy.seen) < 50
 
 
-@pytest.mark.parametrize("size", [10, CHUNK + 1])
-def test_what_was_damaged_on_its_way_up_is_not_left_there(
-    gcs: Gcs, objects: Store, proxy: FaultyProxy, bucket: str, size: int
+DAMAGED = b'{"error": {"code": 400, "message": "Provided MD5 hash \\"x\\" doesn\'t match calculated MD5 hash"}}'
+
+
+@pytest.mark.parametrize("answer", [(400, DAMAGED), (200, b'{"md5Hash": "of something else"}')])
+def test_what_was_damaged_on_its_way_up_goes_up_anew(
+    gcs: Gcs, objects: Store, proxy: FaultyProxy, bucket: str, answer: tuple[int, bytes]
 ) -> None:
-    data = os.urandom(size)
-    wrong = b'{"error": {"code": 400, "message": "Provided MD5 hash \\"x\\" doesn\'t match calculated MD5 hash"}}'
-    with objects.create("key") as writer:
-        writer.write(data)
-        proxy.answer(400, wrong, of="media" if size == 10 else f"/{bucket}/o?uploadType=resumable&upload_id")
-    assert gcs.get(bucket, "key") == data
-    proxy.answer(200, b'{"md5Hash": "of something else"}', of="uploadType=media")
-    put(objects, "key", b"x")
-    assert gcs.get(bucket, "key") == b"x"
+    proxy.answer(*answer)
+    put(objects, "key", b"small")
+    assert gcs.get(bucket, "key") == b"small"
+    spare(proxy, 1)
+    proxy.answer(*answer, of="upload_id")
+    with pytest.raises(Unavailable, match=r"damaged on its way.*: it has to begin anew"):
+        put(objects, "key", b"x" * (CHUNK + 1))
+    assert gcs.get(bucket, "key") == b"small"
+    assert gcs.uploads(bucket) == 0
 
 
 def test_the_token_goes_to_no_other_host_that_an_upload_is_sent_to(

@@ -62,7 +62,7 @@ class Upload:
         query = f"uploadType=media&name={encode(self._key)}"
         body = self._chunk[: self._filled]
         put = Call("POST", self._key, "bucket", query, {"x-goog-hash": f"md5={self._md5}"}, body)
-        self._again(lambda: self._check(self._bucket.once(put).members))
+        self._again(lambda: self._check(self._bucket.once(put).members, Unavailable))
 
     def abort(self) -> None:
         """Remove the bytes that are there, if any, and if it can be done."""
@@ -126,13 +126,13 @@ class Upload:
             return False
         if not last:
             raise Gone(f"the store took the upload of {self._key!r} for whole before its end")
-        self._check(answer.members)
+        self._check(answer.members, Gone)
         return True
 
-    def _check(self, members: Mapping[str, Any]) -> None:
+    def _check(self, members: Mapping[str, Any], error: type[RunnerError]) -> None:
         """Make sure that the store has what was sent, also where it did not look at our hash."""
         if members.get("md5Hash") not in (None, self._md5):
-            raise Unavailable(f"{self._key!r} was damaged on its way")
+            raise error(f"{self._key!r} was damaged on its way")
 
     def _completed(self) -> bool:
         """Tell whether a try succeeded whose answer was lost: then the object is the one that we sent."""

@@ -39,6 +39,7 @@ _MEANINGS: dict[str, tuple[type[RunnerError], str]] = {
     "rateLimitExceeded": _BUSY,
     "userRateLimitExceeded": _BUSY,
     "damaged": (Unavailable, "{object} was damaged on its way to {endpoint}"),
+    "spoiled": (Gone, "the upload of {object} was damaged on its way to {endpoint}"),
     "object": (NotFound, "the object {object} does not exist"),
     "bucket": (NotFound, "the bucket {bucket!r} does not exist at {endpoint}"),
     "session": (Gone, "the upload of {object} is not known any more"),
@@ -177,7 +178,7 @@ def _kind(status: int, reason: str, message: str, request: Call, token: Token) -
     if passing(status):
         return "busy"
     if status == 400 and "hash" in message:  # "Provided MD5 hash … doesn't match calculated MD5 hash …"
-        return "damaged"
+        return "spoiled" if request.place == "session" else "damaged"
     if status == 401 and not token.text:  # nobody in particular is not allowed to
         return "403"
     if status in (404, 410):

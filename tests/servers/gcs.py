@@ -17,6 +17,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class StoredObject:
     composite: bool = False
     encoding: str = ""
 
-    @property
+    @cached_property
     def hashes(self) -> dict[str, str]:
         own = {} if self.composite else {"md5Hash": md5_of(self.data)}
         return {"crc32c": crc32c_of(self.data), **own}

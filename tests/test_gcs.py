@@ -108,6 +108,13 @@ def test_credentials_of_another_kind_are_denied() -> None:
         connect(Location("gs", "", "b", "k"), AwsCredentials("AKID", "hunter2"), QUICK)
 
 
+def test_two_empty_keys_are_no_credentials(gcs: Gcs) -> None:
+    public = gcs.bucket(public=True)
+    gcs.put(public, "key", b"public")
+    options = replace(QUICK, google_endpoint=gcs.endpoint)
+    assert get(connect(Location("gs", "", public, ""), AwsCredentials("", ""), options), "key") == b"public"
+
+
 def test_a_token_that_would_break_a_header_is_denied() -> None:
     for token in ("a\r\nx: y", "schlüssel"):
         with pytest.raises(Denied, match="impossible characters"):

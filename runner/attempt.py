@@ -271,6 +271,9 @@ def _store_options(order: Order) -> StoreOptions:
         s3_ca=given.s3_ca,
         s3_cert=given.s3_cert,
         s3_key=given.s3_key,
+        google_credentials=given.google_credentials,
+        google_metadata=given.google_metadata,
+        google_endpoint=given.google_endpoint,
         file_roots=given.file_roots,
         patience=Patience(given.store_patience),
     )

@@ -16,7 +16,7 @@ from runner.errors import MachineError
 from runner.events import Event, Finished, Order
 from runner.loop import Loop
 from runner.sandbox.process import signal_group
-from runner.settings import Settings, variable_of
+from runner.settings import Settings, variables_of
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ def _environment(keep: Collection[str]) -> dict[str, str]:
 
     Options hold secrets, and what AWS's credential chain reads leads to those of SQS queues.
     """
-    secret = {variable_of(field) for field in dataclasses.fields(Settings)}
+    secret = {name for field in dataclasses.fields(Settings) for name in variables_of(field)}
     secret |= {name for name in os.environ if name.startswith("AWS_")}
     kept = {name: value for name, value in os.environ.items() if name not in secret - set(keep)}
     return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}

@@ -31,6 +31,9 @@ class Options:
     s3_ca: str = ""
     s3_cert: str = ""
     s3_key: str = ""
+    google_credentials: str = ""
+    google_metadata: bool = False
+    google_endpoint: str = ""
     store_patience: float = 600.0
     env_allow: tuple[str, ...] = ()
     allow_env_secrets: bool = False

@@ -81,6 +81,13 @@ def _file(value: str) -> str:
     return str(Path(value).resolve())
 
 
+def _endpoint(value: str) -> str:
+    url = value if "://" in value else f"http://{value}"  # STORAGE_EMULATOR_HOST is often no more than HOST:PORT
+    if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+/?", url):
+        raise ValueError("must be http[s]://HOST[:PORT]")
+    return url.rstrip("/")
+
+
 def option(  # noqa: PLR0913 -- all there is to an option, in one place
     default: Any,
     meaning: str,
@@ -90,15 +97,17 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     later: str = "",
     many: bool = False,
     prefix: str = "",
+    also: str = "",
 ) -> Any:
     """Declare an option.
 
     ``later`` names the feature that this version does not have: giving the option is then an error.
     ``many`` lets the flag be repeated; ``parse`` then makes a tuple of each value, and they are joined.
     ``prefix`` goes before the variable's name, where that would be too common a word.
+    ``also`` is the name under which other programs know the variable; ours wins.
     """
-    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many, "prefix": prefix}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many}
+    return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
 
 
 _SEALED = "encrypted and signed messages"
@@ -190,6 +199,27 @@ class Settings(HomeSettings, ServerSettings):
     s3_ca: str = option("", "CA certificates of S3 servers (PEM); implies TLS", _file, metavar="FILE")
     s3_cert: str = option("", "client certificate for S3 servers (PEM)", _file, metavar="FILE")
     s3_key: str = option("", "its private key", _file, metavar="FILE")
+    google_credentials: str = option(
+        "",
+        "key file of the service account that reads and writes gs:// artifacts which have no credentials of their own",
+        _file,
+        metavar="FILE",
+        also="GOOGLE_APPLICATION_CREDENTIALS",
+    )
+    google_metadata: bool = option(
+        True,
+        "use this machine's or pod's own identity for them where there is no such file: experiments, which can ask "
+        "for it themselves, get no more by it than they have",
+        boolean,
+        metavar="BOOL",
+    )
+    google_endpoint: str = option(
+        "",
+        "endpoint of Google Cloud Storage [https://storage.googleapis.com]",
+        _endpoint,
+        metavar="URL",
+        also="STORAGE_EMULATOR_HOST",
+    )
     store_patience: float = option(
         600.0, "how long a store may fail before the attempt is given up", parse_duration, metavar="DURATION"
     )
@@ -244,6 +274,11 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 def variable_of(field: dataclasses.Field[Any]) -> str:
     """Return ``QUEUE_MATCH`` for ``queue_match``."""
     return str(field.metadata["prefix"]) + field.name.upper()
+
+
+def variables_of(field: dataclasses.Field[Any]) -> list[str]:
+    """Return all variables that an option is read from; the first that is set counts."""
+    return [name for name in (variable_of(field), field.metadata["also"]) if name]
 
 
 class HelpWanted(Exception):
@@ -315,8 +350,10 @@ def _origin(
     """Return where a value comes from, and its texts, none when it was not given."""
     if flags:
         return flag_of(field), flags
-    value = environ.get(variable_of(field), "")
-    return variable_of(field), [value] if value else []
+    for name in variables_of(field):
+        if value := environ.get(name, ""):
+            return name, [value]
+    return variable_of(field), []
 
 
 def _value(field: dataclasses.Field[Any], texts: list[str]) -> Any:

@@ -131,6 +131,7 @@ def test_a_child_that_gets_no_order_ends_when_it_is_closed(loop: Loop) -> None:
 def test_the_attempts_process_does_not_know_the_runners_options(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AMQP_URL", "amqp://user:s3cret@host")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/runner/s3cret.json")
     monkeypatch.setenv("AWS_DATASET", "for messages")
     monkeypatch.setenv("HARMLESS", "here")
     child = Child(loop, keep=("AWS_DATASET",))

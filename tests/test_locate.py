@@ -91,9 +91,9 @@ def test_a_query_is_not_printed_for_it_may_be_a_signature() -> None:
     assert str(locate("https://host/a/b?X-Amz-Signature=hunter2")) == "https://host/a/b?…"
 
 
-def test_a_store_of_a_later_version_is_for_another_machine() -> None:
-    with pytest.raises(MachineError, match=r"only s3://, file://, http://, https://"):
-        connect(locate("gs://b/k"), None, StoreOptions())
+def test_a_container_image_is_in_no_store() -> None:
+    with pytest.raises(MachineError, match=r"only s3://, gs://, file://, http://, https://"):
+        connect(Location("docker", "", "", "image"), None, StoreOptions())
 
 
 @pytest.mark.parametrize("credentials", [None, BearerToken("hunter2")])

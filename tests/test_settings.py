@@ -125,6 +125,18 @@ def test_an_option_of_a_feature_that_is_not_there_yet_is_an_error_and_not_ignore
     assert "does not have" in told
 
 
+def test_googles_own_variables_count_where_ours_are_not_set() -> None:
+    others = {"GOOGLE_APPLICATION_CREDENTIALS": __file__, "STORAGE_EMULATOR_HOST": "localhost:9023"}
+    given = settings(**others)
+    assert given.google_credentials == __file__
+    assert given.google_endpoint == "http://localhost:9023"
+    assert settings(**others, GOOGLE_ENDPOINT="https://gcs.example/").google_endpoint == "https://gcs.example"
+    assert settings("--google-endpoint", "http://a:1", **others).google_endpoint == "http://a:1"
+    assert "GOOGLE_APPLICATION_CREDENTIALS is '/no/such'" in faults(GOOGLE_APPLICATION_CREDENTIALS="/no/such")[0]
+    for wrong in ("ftp://a", "https://user:hunter2@a", "https://a/b"):
+        assert faults("--google-endpoint", wrong) == ("--google-endpoint must be http[s]://HOST[:PORT]",)
+
+
 def test_options_that_belong_together_are_checked_together() -> None:
     assert "--s3-key" in faults("--s3-cert", __file__)[0]
     with pytest.raises(ConfigError, match="no queue"):

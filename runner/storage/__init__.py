@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from runner.errors import MachineError
-from runner.storage.base import AwsCredentials, Credentials, Denied, Location, Store, StoreOptions
+from runner.storage.base import AwsCredentials, BearerToken, Credentials, Denied, Location, Store, StoreOptions
 
 
 def connect(
@@ -58,6 +58,18 @@ def _http(
     raise Denied(f"{location} takes plain or jwt credentials and the message has AWS's: give others, or an s3:// URL")
 
 
+def _gs(
+    location: Location, credentials: Credentials | None, options: StoreOptions, sleep: Callable[[float], None]
+) -> Store:
+    from runner.storage.gcs import GcsStore  # noqa: PLC0415
+
+    if isinstance(credentials, AwsCredentials) and credentials.anonymous:
+        credentials = None
+    if not isinstance(credentials, BearerToken | None):
+        raise Denied(f"{location} needs a token (jwt) or no credentials, and the message has others")
+    return GcsStore(location, credentials, options, sleep=sleep)
+
+
 def _file(
     location: Location, _credentials: Credentials | None, options: StoreOptions, _sleep: Callable[[float], None]
 ) -> Store:
@@ -68,4 +80,4 @@ def _file(
 
 _Make = Callable[[Location, Credentials | None, StoreOptions, Callable[[float], None]], Store]
 
-_STORES: dict[str, _Make] = {"s3": _s3, "file": _file, "http": _http, "https": _http}
+_STORES: dict[str, _Make] = {"s3": _s3, "gs": _gs, "file": _file, "http": _http, "https": _http}

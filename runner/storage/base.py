@@ -179,13 +179,18 @@ class StoreOptions:
     """What the operator says about all stores.
 
     ``s3_ca``, ``s3_cert`` and ``s3_key`` are paths of PEM files, "" for none: the authorities that S3 endpoints are
-    verified with instead of the well-known ones, and this machine's own certificate and its key. ``file_roots`` are
-    the directories that ``file://`` artifacts may lie in.
+    verified with instead of the well-known ones, and this machine's own certificate and its key. For ``gs://``
+    objects without a token of their own there is the key file of a service account, ``google_credentials``, or else
+    the identity that ``google_metadata`` servers give this machine; ``google_endpoint`` is "" for the public one.
+    ``file_roots`` are the directories that ``file://`` artifacts may lie in.
     """
 
     s3_ca: str = ""
     s3_cert: str = ""
     s3_key: str = ""
+    google_credentials: str = ""
+    google_metadata: bool = False
+    google_endpoint: str = ""
     file_roots: tuple[str, ...] = ()
     patience: Patience = _PATIENCE
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from runner.storage import connect
-from runner.storage.base import CHUNK, Location, NotFound, Store, StoreOptions
+from runner.storage.base import CHUNK, BearerToken, Location, NotFound, Store, StoreOptions
 from runner.storage.s3_upload import PART
 from tests.servers.ceph import S3Server
+from tests.servers.gcs import Gcs
 
 SIZES = [0, 1, 1000, PART - 1, PART, PART + 1, 20 * 1024 * 1024 + 7]
 KEYS = [
@@ -34,13 +35,18 @@ S3_KEYS = ["a//b", "//a", "a/../b", "./a", "a/./b", "../../a", "a/"]
 Stores = tuple[Store, Callable[[], int]]
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "gcs", "gcs_emulator"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
     if request.param == "file":
         location = Location("file", "", str(tmp_path / "bucket"), "")
         (tmp_path / "bucket").mkdir()
         store = connect(location, None, StoreOptions(file_roots=(str(tmp_path),)))
         yield store, lambda: len(list(tmp_path.rglob("*.part")))
+    elif request.param != "s3":
+        gcs: Gcs = request.getfixturevalue(request.param)
+        bucket = gcs.bucket()
+        token, options = BearerToken(gcs.identities.issue()), StoreOptions(google_endpoint=gcs.endpoint)
+        yield connect(Location("gs", "", bucket, ""), token, options), lambda: gcs.uploads(bucket)
     else:
         s3: S3Server = request.getfixturevalue("s3")
         bucket = s3.bucket()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from runner.archive import Budget
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
-from runner.packing import copy_file, fingerprint, pack
+from runner.manifest import Manifest
+from runner.packing import Note, copy, pack
 from runner.place import Place, remove
 from runner.request import Artifact
 from runner.storage.base import CHUNK, NotFound, Reader
 from runner.storage.stores import Stores
 from runner.unpacking import unpack
+from runner.walking import Entry, members, only
 
 METADATA = "_metadata"
 LOG_LABEL = "output"
@@ -34,7 +38,7 @@ class Artifacts:
         self._artifacts = artifacts
         self._place = place
         self._budget = budget
-        self._stored: dict[str, str] = {}
+        self._manifests: dict[str, Manifest] = {}
 
     def fetch(self, artifact: Artifact, stores: Stores, check: Callable[[], None]) -> bool:
         """Bring an artifact into its directory; False when there is none yet. ``check`` is called as bytes come.
@@ -51,7 +55,10 @@ class Artifacts:
             return self._fetch_once(artifact, directory, stores, check)
 
         there = stores.again(whole)
-        self._stored[artifact.label] = _state(artifact, directory)
+        if artifact.mutable:
+            kept = self._place.scratch / f"{artifact.label}.stored"
+            self._manifests[artifact.label] = Manifest(kept, partial(_entries, artifact, directory))
+            self._manifests[artifact.label].take()
         return there
 
     def _fetch_once(self, artifact: Artifact, directory: Path, stores: Stores, check: Callable[[], None]) -> bool:
@@ -82,52 +89,55 @@ class Artifacts:
             kind = MachineError if is_machines_own(error) else ExperimentError
             raise kind(f"{path.name!r} cannot be written: {error.strerror}") from error
 
-    def upload(self, stores: Stores, *, final: bool) -> int:
+    def upload(self, stores: Stores, labels: Collection[str] | None = None) -> int:
         """Store every mutable artifact that has files and has changed since it was last stored; return how many.
 
-        All are tried, the metadata last. Then the first Unavailable, or else the first other error, is raised.
+        ``labels`` says which ones, None for all. All are tried, the metadata last. Then the first Unavailable, or else
+        the first other error, is raised.
         """
         count, errors = 0, []
         for artifact in sorted(self._artifacts, key=lambda each: (each.label == METADATA, each.label == LOG_LABEL)):
-            if not artifact.mutable or (artifact.label == FINAL_ONLY and not final):
+            if artifact.label not in self._manifests or (labels is not None and artifact.label not in labels):
                 continue
             try:
-                count += self._upload(artifact, stores)
+                count += self._upload(artifact, self._manifests[artifact.label], stores)
             except RunnerError as error:
                 errors.append(error)
         if errors:
             raise next((error for error in errors if isinstance(error, Unavailable)), errors[0])
         return count
 
-    def _upload(self, artifact: Artifact, stores: Stores) -> bool:
-        directory = self._place.label(artifact.label)
-        state = _state(artifact, directory)
-        if not state or state == self._stored.get(artifact.label, state):
+    def _upload(self, artifact: Artifact, manifest: Manifest, stores: Stores) -> bool:
+        if not manifest.differs():
             return False
-        if artifact.label == METADATA:
-            self._put_each(artifact, directory, stores)
-        else:
-            self._put(artifact, directory, stores)
-        self._stored[artifact.label] = state
-        return True
+        put = self._put_each if artifact.label == METADATA else self._put_archive if artifact.unpack else self._put_file
 
-    def _put(self, artifact: Artifact, directory: Path, stores: Stores) -> None:
         def whole() -> None:
-            with stores.reach(artifact.location, artifact.credentials).create(artifact.location.key) as out:
-                if artifact.unpack:
-                    pack(directory, out, artifact.location.key, first=LOG_NAME if artifact.label == LOG_LABEL else "")
-                else:
-                    copy_file(directory / _base_name(artifact), out)
+            with manifest.renewed() as note:
+                put(artifact, stores, note)
 
         stores.again(whole)
+        return True
 
-    def _put_each(self, artifact: Artifact, directory: Path, stores: Stores) -> None:
+    def _put_archive(self, artifact: Artifact, stores: Stores, note: Note) -> None:
+        key, first = artifact.location.key, LOG_NAME if artifact.label == LOG_LABEL else ""
+        with stores.reach(artifact.location, artifact.credentials).create(key) as out:
+            pack(self._place.label(artifact.label), out, key, first=first, note=note)
+
+    def _put_file(self, artifact: Artifact, stores: Stores, note: Note) -> None:
+        for entry in only(self._place.label(artifact.label), _base_name(artifact)):
+            with stores.reach(artifact.location, artifact.credentials).create(artifact.location.key) as out:
+                copy(entry, out, note=note)
+
+    def _put_each(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         """The metadata's files become objects of their own in its bucket (protocol section 4)."""
-        for path in sorted(directory.iterdir()):
-            if path.is_file() and not path.is_symlink():
-                location = artifact.location.sibling(f"metadata/{path.name}")
-                with stores.reach(location, artifact.credentials).create(location.key) as out:
-                    copy_file(path, out)
+        for entry in members(self._place.label(artifact.label)):
+            if "/" in entry.name or not stat.S_ISREG(entry.status.st_mode):
+                note(entry, "")
+                continue
+            location = artifact.location.sibling(f"metadata/{entry.name}")
+            with stores.reach(location, artifact.credentials).create(location.key) as out:
+                copy(entry, out, note=note)
 
 
 class _Checked:
@@ -161,12 +171,8 @@ def _base_name(artifact: Artifact) -> str:
     return name
 
 
-def _state(artifact: Artifact, directory: Path) -> str:
-    """What ``fingerprint`` says of the part of the directory that is uploaded."""
+def _entries(artifact: Artifact, directory: Path) -> Iterator[Entry]:
+    """What of the directory is uploaded, in the order in which it is."""
     if artifact.unpack or artifact.label == METADATA:
-        return fingerprint(directory)
-    path = directory / _base_name(artifact)
-    if not path.is_file() or path.is_symlink():
-        return ""
-    status = path.lstat()
-    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        return members(directory, LOG_NAME if artifact.label == LOG_LABEL else "")
+    return only(directory, _base_name(artifact))

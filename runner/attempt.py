@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from runner import events, request
 from runner.archive import Budget
 from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
+from runner.checkpoints import Checkpoints
 from runner.console import STDERR, Console
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
@@ -23,7 +24,7 @@ from runner.loop import Loop
 from runner.metadata_files import MetadataFiles, stamp
 from runner.place import Place
 from runner.program import Programs
-from runner.record import Record
+from runner.record import Bookkeeping
 from runner.retry import Patience
 from runner.sandbox.base import Job, Sandbox
 from runner.sandbox.venv import VirtualEnvironment
@@ -35,11 +36,6 @@ from runner.watch import Cancelled, Orphaned, Stopped, Watch
 from runner.worker import Worker
 
 log = logging.getLogger(__name__)
-
-# How often the client's record is looked at for a request to stop. In seconds.
-_RECORD_POLL = 10.0
-# Checkpoints nearer to each other than that, in seconds, would leave time for nothing else.
-_SHORTEST_PACE = 0.1
 
 # Whose doing an error was.
 _VERDICTS: tuple[tuple[type[RunnerError], str], ...] = (
@@ -69,11 +65,17 @@ class Attempt:
         self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating)
         self._attempt = 1 + order.failures
         self._worker = Worker(loop)
-        self._record = Record(self._request.record, self._back) if self._request.record else None
+        self._book = Bookkeeping(self._request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
         budget = Budget(self._request.resources.hdd or None)
         self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began)
-        self._running = False
+        self._checkpoints = Checkpoints(
+            self._request.artifacts.values(),
+            self._request.save_frequency,
+            due=self._checkpoint,
+            store=partial(self._artifacts.upload, self._back),
+            stored=self._checkpointed,
+        )
 
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
@@ -152,48 +154,19 @@ class Attempt:
 
     def _begin(self, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
-        self._running = True
         self._tell(events.Started(pid))
-        self._note("running", time_started=time.time())
-        if self._record:
-            self._loop.call_later(_RECORD_POLL, self._poll_record)
-        self._checkpoint_later()
+        self._book.begin(time_started=time.time())
+        self._checkpoints.begin(self._loop, self._worker)
 
-    # While it runs
-
-    def _note(self, status: str, **members: object) -> None:
-        """Bring the client's record up to date, and notice when the client has stopped the experiment."""
-        if self._record:
-            self._worker.call(partial(self._record.update, status, **members), self._heed)
-
-    def _poll_record(self) -> None:
-        if self._record and self._running:
-            if not self._worker.busy:
-                self._worker.call(self._record.status, self._heed)
-            self._loop.call_later(_RECORD_POLL, self._poll_record)
-
-    def _heed(self, status: Future[str]) -> None:
-        if status.result() == "stopped":
-            self._watch.cancel()
-
-    def _checkpoint(self) -> None:
-        """Store what has changed while the experiment goes on; a store too slow for the pace misses a beat."""
-        if not self._running:
-            return
-        if not self._worker.busy:
+    def _checkpoint(self, labels: Collection[str]) -> None:
+        if METADATA in labels:
             self._metadata.write("running")
-            self._worker.call(partial(self._artifacts.upload, self._back, final=False), self._checkpointed)
-        self._checkpoint_later()
-
-    def _checkpoint_later(self) -> None:
-        if self._request.save_frequency:
-            self._loop.call_later(max(_SHORTEST_PACE, self._request.save_frequency), self._checkpoint)
 
     def _checkpointed(self, result: Future[int]) -> None:
         error = result.exception()
         if error is None:
             self._tell(events.Checkpoint(result.result()))
-            self._note("running", time_last_checkpoint=time.time())
+            self._book.note("running", time_last_checkpoint=time.time())
         elif isinstance(error, RunnerError):
             self._tell(events.Checkpoint(0, str(error)))
         else:
@@ -204,13 +177,14 @@ class Attempt:
     def _return(self, finished: Finished) -> Finished:
         """Store everything; results that cannot be stored mean that the attempt did not happen."""
         self._watch.returning()
-        self._running = False  # no checkpoint may come after the last one
+        self._checkpoints.end()
+        self._book.end()
         if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
             self._tell(events.Phase("return"))
             status = "completed" if finished.verdict == "completed" else "failed"
             try:
                 self._metadata.write(status, stop_time=stamp())
-                self._worker.wait(partial(self._artifacts.upload, self._back, final=True), self._watch)
+                self._worker.wait(partial(self._artifacts.upload, self._back), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
                 finished = self._not_stored(finished, error)
         finished = replace(finished, last=finished.verdict == "failed" and self._last)
@@ -236,13 +210,11 @@ class Attempt:
 
     def _settle_record(self, finished: Finished) -> None:
         """Tell the client how it ended, or that it will be tried again."""
-        if not self._record:
-            return
         over = finished.verdict in ("completed", "cancelled") or finished.last
         status = "stopped" if finished.verdict == "cancelled" else "finished" if over else "waiting"
         outcome = {"verdict": finished.verdict, "sentence": finished.sentence, "accession": self._metadata.accession}
         times = {"time_finished": time.time()} if over else {}
-        self._worker.wait(partial(self._record.update, status, outcome=outcome, **times), self._watch)
+        self._book.settle(self._watch, status, outcome=outcome, **times)
 
 
 def _nobody_hears(_sentence: str) -> None:

@@ -24,7 +24,7 @@ class MetadataFiles:
         second, nth = turn(place.home, int(began))
         self.accession = accession(platform.node(), second, nth=nth)
         self._order, self._wanted = order, wanted
-        self._directory = place.label(METADATA)
+        self._directory, self._scratch = place.label(METADATA), place.scratch
         self._document = Document(schema_logs=order.options.schema_logs)
         labels = ("author", "project_version", "project_experiment")
         given = {label: getattr(wanted, label) for label in labels if getattr(wanted, label) is not None}
@@ -53,12 +53,18 @@ class MetadataFiles:
         self.add(status=status, **members)
         try:
             self._directory.mkdir(exist_ok=True)
-            (self._directory / f"scrape-host-{self.accession}.json").write_bytes(self._document.to_json())
-            kept = self._directory / f"request-host-{self.accession}.json"
-            if not kept.exists():
-                kept.write_text(json.dumps(request.redacted(self._order.document)))
+            self._put(f"scrape-host-{self.accession}.json", self._document.to_json())
+            kept = f"request-host-{self.accession}.json"
+            if not (self._directory / kept).exists():
+                self._put(kept, json.dumps(request.redacted(self._order.document)).encode())
         except OSError as error:
             raise MachineError(f"the metadata cannot be written: {error.strerror}") from error
+
+    def _put(self, name: str, data: bytes) -> None:
+        """In one step: a checkpoint may be reading what is there."""
+        unfinished = self._scratch / name
+        unfinished.write_bytes(data)
+        unfinished.replace(self._directory / name)
 
 
 def stamp() -> str:

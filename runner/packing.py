@@ -1,4 +1,4 @@
-"""Packing directories into tar archives while they are read, and telling whether they have changed."""
+"""Packing directories into tar archives while they are read."""
 
 from __future__ import annotations
 
@@ -6,32 +6,45 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
 from runner.archive import compression_of
 from runner.errors import ExperimentError
 from runner.storage.base import CHUNK, Writer
+from runner.walking import Entry, members, open_file
+
+Note = Callable[[Entry, str], object]
+"""Told each member as it was packed, in order, with the SHA-256 of a file's content, "" for what has none."""
 
 
-def pack(directory: Path, out: Writer, name: str, *, first: str = "") -> None:
+def unnoted(_entry: Entry, _digest: str) -> None:
+    """Take no note: see Note."""
+
+
+def pack(directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted) -> None:
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
-    (NUL bytes take the place of what is gone). Sockets, pipes and devices are left out. Raises ExperimentError for what
-    cannot be read; errors of ``out`` pass through.
+    (NUL bytes take the place of what is gone). Sockets, pipes and devices are left out, hard links stay such. Raises
+    ExperimentError for what cannot be read; errors of ``out`` pass through.
     """
     kind = compression_of(name)
-    sink = _Sink(out)
     mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
     # GNU's format: names as the bytes that they are, any length, any size, and every Python's tarfile reads it.
-    with tarfile.open(  # type: ignore[call-overload] # typeshed wants a literal mode
-        fileobj=sink, mode=mode, bufsize=CHUNK, format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape"
+    with tarfile.open(  # type: ignore[call-overload] # typeshed wants a literal mode, and knows no copybufsize
+        fileobj=_Sink(out),
+        mode=mode,
+        bufsize=CHUNK,
+        copybufsize=CHUNK,
+        format=tarfile.GNU_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
     ) as tar:
-        for path in _ordered(directory, first):
-            _pack_one(tar, path, path.relative_to(directory).as_posix())
-            tar.members = []  # as above
+        packed = _Packed(tar, note)
+        for entry in members(directory, first):
+            packed.add(entry)
 
 
 class _Sink:
@@ -51,118 +64,95 @@ class _Sink:
             raise
 
 
-def _ordered(directory: Path, first: str) -> Iterator[Path]:
-    head = directory / first if first else None
-    if head and head.is_file() and not head.is_symlink():
-        yield head
-    for path in walk(directory):
-        if path != head:
-            yield path
+class _Packed:
+    """An archive being written, and the files in it that have other names too."""
 
+    def __init__(self, tar: tarfile.TarFile, note: Note) -> None:
+        self._tar, self._note = tar, note
+        self._linked: dict[tuple[int, int], tuple[tarfile.TarInfo, str]] = {}
 
-def walk(directory: Path) -> Iterator[Path]:
-    """Yield everything below a directory, in the order of names, a directory before what is in it."""
-    # A stack of our own: experiments make directories deeper than Python's.
-    levels = [_entries(directory)]
-    while levels:
-        path = next(levels[-1], None)
-        if path is None:
-            levels.pop()
-            continue
-        yield path
-        if _is_directory(path):
-            levels.append(_entries(path))
-
-
-def _entries(directory: Path) -> Iterator[Path]:
-    try:
-        return iter([directory / name for name in sorted(os.listdir(directory))])
-    except (FileNotFoundError, NotADirectoryError):
-        return iter(())  # it is gone, or something else by now
-    except OSError as error:
-        raise ExperimentError(f"{directory} cannot be read: {error.strerror}") from error
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _pack_one(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    try:
-        status = path.lstat()
-        member = _member(path, name, status)
-        if member is None:
+    def add(self, entry: Entry) -> None:
+        if not stat.S_ISREG(entry.status.st_mode):
+            self._finish(entry, _member(entry))
             return
-        if not member.isreg():
-            tar.addfile(member)
+        try:
+            file = open_file(entry)
+        except FileNotFoundError:
             return
-        file = open(path, "rb", opener=_without_links)  # noqa: SIM115 -- Path.open knows no opener
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
-        member.size = os.fstat(file.fileno()).st_size
-        tar.addfile(member, cast("IO[bytes]", _Exactly(file, path)))
+        except OSError as error:
+            raise _unreadable(entry, error) from error
+        with file:
+            entry = entry.now(os.fstat(file.fileno()))
+            self._add_file(entry, file)
+
+    def _add_file(self, entry: Entry, file: IO[bytes]) -> None:
+        member, inode = _member(entry), (entry.status.st_dev, entry.status.st_ino)
+        known, digest = self._linked.get(inode, (None, ""))
+        if known and known.size == member.size and known.mtime == member.mtime:
+            member.type, member.linkname, member.size = tarfile.LNKTYPE, known.name, 0
+            self._finish(entry, member, digest)
+            return
+        content = _Exactly(entry, file)
+        self._tar.addfile(member, cast("IO[bytes]", content))
+        digest = content.digest.hexdigest()
+        if entry.status.st_nlink > 1:
+            self._linked[inode] = member, digest
+        self._finish(entry, None, digest)
+
+    def _finish(self, entry: Entry, member: tarfile.TarInfo | None, digest: str = "") -> None:
+        if member:
+            self._tar.addfile(member)
+        self._tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
+        self._note(entry, digest)
 
 
-def _member(path: Path, name: str, status: os.stat_result) -> tarfile.TarInfo | None:
-    member = tarfile.TarInfo(name)
-    member.mode = stat.S_IMODE(status.st_mode) & 0o777
-    member.mtime = int(status.st_mtime)
-    if stat.S_ISDIR(status.st_mode):
+def _member(entry: Entry) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(entry.name)
+    member.mode = stat.S_IMODE(entry.status.st_mode) & 0o777
+    member.mtime = int(entry.status.st_mtime)
+    if stat.S_ISDIR(entry.status.st_mode):
         member.type = tarfile.DIRTYPE
-    elif stat.S_ISLNK(status.st_mode):
-        member.type, member.linkname = tarfile.SYMTYPE, str(path.readlink())
-    elif not stat.S_ISREG(status.st_mode):
-        return None
+    elif stat.S_ISLNK(entry.status.st_mode):
+        member.type, member.linkname = tarfile.SYMTYPE, entry.target
+    else:
+        member.size = entry.status.st_size
     return member
 
 
 class _Exactly:
     """A file that gives as many bytes as it is asked for, which tarfile counts by the header."""
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, entry: Entry, file: IO[bytes]) -> None:
+        self._entry, self._file = entry, file
+        self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        try:
-            data = self._file.read(size)
-        except OSError as error:
-            raise ExperimentError(f"{self._path} cannot be read: {error.strerror}") from error
-        return data.ljust(size, b"\0")
+        data = _read(self._entry, self._file, size).ljust(size, b"\0")
+        self.digest.update(data)
+        return data
 
 
-def copy_file(path: Path, out: Writer) -> None:
-    """Write a single file as it is; a symbolic link is not followed. Raises ExperimentError when it cannot be read."""
+def copy(entry: Entry, out: Writer, *, note: Note = unnoted) -> None:
+    """Write a single file as it is. Raises ExperimentError when it cannot be read; errors of ``out`` pass through."""
+    digest = hashlib.sha256()
     try:
-        with open(path, "rb", opener=_without_links) as file:
-            while data := file.read(CHUNK):
-                out.write(data)
+        file = open_file(entry)
     except OSError as error:
-        raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(entry, error) from error
+    with file:
+        entry = entry.now(os.fstat(file.fileno()))
+        while data := _read(entry, file, CHUNK):
+            digest.update(data)
+            out.write(data)
+    note(entry, digest.hexdigest())
 
 
-def _without_links(path: str, flags: int) -> int:
-    """Open what was a regular file when it was looked at: never through a link, and never waiting for a pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _read(entry: Entry, file: IO[bytes], size: int) -> bytes:
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise _unreadable(entry, error) from error
 
 
-def fingerprint(directory: Path) -> str:
-    """Return a digest that is another one when anything below the directory has changed; "" when it has no files."""
-    digest, files = hashlib.sha256(), 0
-    for path in walk(directory):
-        try:
-            status = path.lstat()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ExperimentError(f"{path} cannot be read: {error.strerror}") from error
-        files += not stat.S_ISDIR(status.st_mode)
-        # A directory's own times change with what is in it, which is listed anyway.
-        changing = () if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns, status.st_ino)
-        digest.update(repr((os.fsencode(path.relative_to(directory)), status.st_mode, *changing)).encode())
-    return digest.hexdigest() if files else ""
+def _unreadable(entry: Entry, error: OSError) -> ExperimentError:
+    return ExperimentError(f"{entry.path} cannot be read: {error.strerror}")

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from runner import request
 from runner.errors import RunnerError
+from runner.loop import Loop
 from runner.storage.base import NotFound
 from runner.storage.stores import Stores
+from runner.watch import Watch
+from runner.worker import Worker
 
 log = logging.getLogger(__name__)
 
 # A client's record is a few kilobytes; anything much larger is not one. In bytes.
 _LARGEST = 16 * 1024 * 1024
+# How often the record is looked at for a request to stop. In seconds.
+_POLL = 10.0
 
 
 class Record:
@@ -65,3 +73,48 @@ class Record:
         except RunnerError as error:
             log.debug("the client's record cannot be read: %s", error)
             return ""
+
+
+class Bookkeeping:
+    """Keeps the record while an attempt runs, and tells when the client has stopped the experiment.
+
+    Stores are talked to in a thread of its own, so that no upload keeps the client waiting. Does nothing for a request
+    that names no record.
+    """
+
+    def __init__(
+        self, where: request.Record | None, stores: Stores, loop: Loop, *, stopped: Callable[[], object]
+    ) -> None:
+        self._record = Record(where, stores) if where else None
+        self._loop, self._worker, self._stopped = loop, Worker(loop), stopped
+        self._over = False
+
+    def begin(self, **members: object) -> None:
+        """The experiment runs."""
+        self.note("running", **members)
+        if self._record:
+            self._loop.call_later(_POLL, self._poll)
+
+    def note(self, status: str, **members: object) -> None:
+        """Bring the record up to date."""
+        if self._record:
+            self._worker.call(partial(self._record.update, status, **members), self._heed)
+
+    def end(self) -> None:
+        """The experiment has ended: a request to stop comes too late."""
+        self._over = True
+
+    def settle(self, watch: Watch, status: str, **members: object) -> None:
+        """Write the last word, and wait until it is written."""
+        if self._record:
+            self._worker.wait(partial(self._record.update, status, **members), watch)
+
+    def _poll(self) -> None:
+        if self._record and not self._over:
+            if not self._worker.busy:
+                self._worker.call(self._record.status, self._heed)
+            self._loop.call_later(_POLL, self._poll)
+
+    def _heed(self, status: Future[str]) -> None:
+        if status.result() == "stopped":
+            self._stopped()

@@ -12,6 +12,7 @@ from runner.archive import is_archive_name
 from runner.fields import SHOWN, Fields, is_text, printable, secret_of, sha256_of
 from runner.redaction import public
 from runner.storage.base import AwsCredentials, BasicCredentials, BearerToken, Credentials, Location, locate
+from runner.units import parse_duration
 
 # Real messages have a dozen; each costs a directory, and time of the loop that reads the message.
 _MOST_ARTIFACTS = 1000
@@ -23,9 +24,10 @@ _IMAGE_SCHEMES = ("shub", "docker", "dockerhub", "library")
 class Artifact:
     """One artifact and where it is.
 
-    ``unpack`` is resolved: true only for archives. ``hash`` is the object's SHA-256 in hexadecimal, "" when the message
-    has none. ``qualified`` is for people: its URL as given, without secrets. The location of a container image that is
-    no object has the image's own scheme, and the rest of the reference as its key.
+    ``unpack`` is resolved: true only for archives. ``save_frequency`` is how many seconds lie between its checkpoints,
+    0 for none, None where it has no pace of its own. ``hash`` is the object's SHA-256 in hexadecimal, "" when the
+    message has none. ``qualified`` is for people: its URL as given, without secrets. The location of a container
+    image that is no object has the image's own scheme, and the rest of the reference as its key.
     """
 
     label: str
@@ -35,6 +37,7 @@ class Artifact:
     hash: str
     credentials: Credentials | None
     qualified: str
+    save_frequency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def _artifact(given: Fields, label: str, stores: StoresOfRequest) -> Artifact | 
         hash=given.parsed("hash", sha256_of, ""),
         credentials=credentials,
         qualified=public(given.text(name)),
+        save_frequency=given.parsed("saveFrequency", parse_duration, None),
     )
 
 

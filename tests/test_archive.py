@@ -19,9 +19,10 @@ import pytest
 from runner import unpacking
 from runner.archive import Budget, compression_of, is_archive_name
 from runner.errors import ExperimentError, MachineError, Unavailable
-from runner.packing import copy_file, fingerprint, pack
+from runner.packing import copy, pack
 from runner.place import remove
 from runner.unpacking import unpack
+from runner.walking import Entry, members, only, open_file
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
 
@@ -458,39 +459,12 @@ def test_more_members_than_anybody_needs_are_refused(tmp_path: Path, monkeypatch
         unpack(Drip(tar(*[(f"{i}", {}) for i in range(11)])), tmp_path, Budget(None))
 
 
-def test_a_fingerprint_tells_every_change_and_only_changes(tmp_path: Path) -> None:
-    assert fingerprint(tmp_path) == ""
-    (tmp_path / "empty").mkdir()
-    assert fingerprint(tmp_path) == ""
-    assert fingerprint(tmp_path / "missing") == ""
-    file = tmp_path / "file"
-    seen = [""]
-
-    def changed() -> bool:
-        seen.append(fingerprint(tmp_path))
-        return seen[-1] != seen[-2]
-
-    file.write_bytes(b"one")
-    assert changed()
-    assert not changed()
-    os.utime(file, (1, 1))
-    assert changed()
-    file.chmod(0o600)
-    assert changed()
-    file.rename(tmp_path / "other")
-    assert changed()
-    (tmp_path / "link").symlink_to("other")
-    assert changed()
-    assert len(set(seen)) == 6
-
-
 def test_directories_deeper_than_pythons_stack_are_stored_and_removed(tmp_path: Path) -> None:
     here = tmp_path / "top"
     here.mkdir()
     deepest = here.joinpath(*["d"] * 1100)
     subprocess.run(["mkdir", "-p", deepest], check=True)
     (deepest / "file").write_bytes(b"xxx")
-    assert fingerprint(here)
     with tarfile.open(fileobj=io.BytesIO(packed(here))) as made:
         assert sum(1 for _ in made) == 1101
     remove(here)  # pytest's own cleaning is not up to it
@@ -502,9 +476,8 @@ def test_a_tree_whose_names_are_too_long_to_be_read_is_told_and_removed(tmp_path
     here.mkdir()
     code = "import os\nfor _ in range(30):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nopen('file', 'w').close()"
     subprocess.run([sys.executable, "-c", code], cwd=here, check=True)
-    for action in (fingerprint, packed):
-        with pytest.raises(ExperimentError, match="cannot be read"):
-            action(here)
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        packed(here)
     remove(here)
     assert not list(tmp_path.iterdir())
 
@@ -513,11 +486,48 @@ def test_a_single_file_is_copied_and_never_through_a_link(tmp_path: Path) -> Non
     (tmp_path / "file").write_bytes(b"data")
     (tmp_path / "link").symlink_to("file")
     out = io.BytesIO()
-    copy_file(tmp_path / "file", out)
+    (entry,) = only(tmp_path, "file")
+    copy(entry, out)
     assert out.getvalue() == b"data"
     for name in ("link", "missing"):
-        with pytest.raises(ExperimentError, match="cannot be read"):
-            copy_file(tmp_path / name, out)
+        assert not list(only(tmp_path, name))
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").symlink_to("/etc/passwd")
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        copy(entry, out)
+
+
+def test_files_with_several_names_are_packed_once(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    for directory in (source / "sub", target):
+        directory.mkdir(parents=True)
+    (source / "a").write_bytes(b"x" * 100_000)
+    (source / "sub" / "b").hardlink_to(source / "a")
+    data = packed(source)
+    assert len(data) < 150_000
+    unpack(Drip(data), target, Budget(None))
+    assert tree(target) == tree(source)
+    assert (target / "a").samefile(target / "sub" / "b")
+
+
+def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path) -> None:
+    """An experiment can exchange its directories for links while they are walked through."""
+    source, outside = tmp_path / "source", tmp_path / "outside"
+    for directory in (source / "sub", outside):
+        directory.mkdir(parents=True)
+        (directory / "file").write_bytes(directory.name.encode())
+    walk = members(source)
+    assert [next(walk).name, next(walk).name] == ["sub", "sub/file"]
+    (source / "sub").rename(tmp_path / "moved")
+    (source / "sub").symlink_to(outside)
+    assert not list(walk)
+    entry = Entry(str(source), "sub/file", (outside / "file").stat())
+    with pytest.raises(FileNotFoundError):
+        open_file(entry)
+    with tarfile.open(fileobj=io.BytesIO(packed(source))) as made:
+        assert made.getnames() == ["sub"]
+    (tmp_path / "link").symlink_to(outside)
+    assert not list(members(tmp_path / "link"))
 
 
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ LAYERS: list[list[str]] = [
     ["supervisor", "attempt"],
     ["running"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
-    ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker", "reasons"],
+    ["checkpoints", "record"],
+    ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "worker", "reasons"],
+    ["manifest"],
     [
         "unpacking",
         "packing",
@@ -52,7 +54,7 @@ LAYERS: list[list[str]] = [
         "report",
     ],
     ["queues.amqp", "queues.sqs_account", "request_artifacts"],
-    ["archive"],
+    ["archive", "walking"],
     [
         "fields",
         "redaction",

@@ -105,6 +105,12 @@ def test_other_real_artifacts() -> None:
     assert parsed(vector("pkg_six")).pythonenv == ("six==1.16.0",)
 
 
+@pytest.mark.parametrize(("given", "pace"), [("90s", 90.0), (5, 5.0), ("0", 0.0), (None, None), (..., None)])
+def test_an_artifact_may_have_a_pace_of_its_own(given: Any, pace: float | None) -> None:
+    wanted = parsed(changed("experiment.artifacts.output.saveFrequency", given if given is not ... else None))
+    assert wanted.artifacts["output"].save_frequency == pace
+
+
 @pytest.mark.parametrize("path", SEALED, ids=lambda path: path.stem)
 def test_an_envelope_is_for_somebody_who_has_the_key(path: Path) -> None:
     document = json.loads(path.read_bytes())
@@ -228,6 +234,7 @@ def test_null_and_the_empty_texts_of_go_writers_are_the_same_as_nothing() -> Non
         ("experiment.artifacts.output.mutable", "true"),
         ("experiment.artifacts.output.unpack", 1),
         ("experiment.artifacts.output.hash", "abc"),
+        ("experiment.artifacts.output.saveFrequency", "often"),
         ("experiment.artifacts.output.bucket", 7),
         ("experiment.artifacts.output.credentials", "hunter2"),
         ("experiment.artifacts.output.credentials", {"aws": {}, "jwt": {}}),

@@ -1,0 +1,127 @@
+"""What is in a directory of an experiment that may be changing it; never what is elsewhere, whatever it links to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from runner.errors import ExperimentError
+
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, directory or symbolic link below ``root``: ``name`` is relative to that, ``target`` a link's."""
+
+    root: str
+    name: str
+    status: os.stat_result
+    target: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return f"{self.root}/{self.name}"
+
+    def now(self, status: os.stat_result) -> Entry:
+        """The same, as it turned out to be when it was opened."""
+        return replace(self, status=status)
+
+
+def only(directory: Path, name: str) -> Iterator[Entry]:
+    """Yield one file of a directory, if it is there. Raises ExperimentError when that cannot be told."""
+    entry = _entry(_root(directory), name)
+    if entry and stat.S_ISREG(entry.status.st_mode):
+        yield entry
+
+
+def members(directory: Path, first: str = "") -> Iterator[Entry]:
+    """Yield everything below a directory, in the order of names, a directory before what is in it.
+
+    The file ``first`` comes before all else. Sockets, pipes and devices are left out, and what vanishes meanwhile.
+    Raises ExperimentError for what cannot be read.
+    """
+    root = _root(directory)
+    head = next(only(directory, first), None) if first else None
+    if head:
+        yield head
+    # A stack of our own: experiments make directories deeper than Python's.
+    levels = [_names(root, "")]
+    while levels:
+        name = next(levels[-1], None)
+        if name is None:
+            levels.pop()
+            continue
+        entry = _entry(root, name)
+        if entry is None or (head and name == first):
+            continue
+        yield entry
+        if stat.S_ISDIR(entry.status.st_mode):
+            levels.append(_names(root, f"{name}/"))
+
+
+def _root(directory: Path) -> str:
+    # The experiment can put a link in the place of the directory, but not of what that lies in.
+    return f"{os.path.realpath(directory.parent)}/{directory.name}"
+
+
+def _names(root: str, directory: str) -> Iterator[str]:
+    try:
+        fd = _opened(root, directory, os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno in _GONE:
+            return iter(())  # or something else by now
+        raise _unreadable(f"{root}/{directory}", error) from error
+    try:
+        names = os.listdir(fd)
+    finally:
+        os.close(fd)
+    return iter([directory + name for name in sorted(names)])
+
+
+def _entry(root: str, name: str) -> Entry | None:
+    path = f"{root}/{name}"
+    try:
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            return Entry(root, name, status, os.readlink(path))  # noqa: PTH115 -- there are many
+    except OSError as error:
+        if error.errno in (*_GONE, errno.EINVAL):
+            return None
+        raise _unreadable(path, error) from error
+    return Entry(root, name, status) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
+
+
+def open_file(entry: Entry) -> IO[bytes]:
+    """Open what was a regular file when it was looked at. Raises FileNotFoundError when it is none any more."""
+    try:
+        fd = _opened(entry.root, entry.name, os.O_NONBLOCK)  # it may be a pipe by now
+    except OSError as error:
+        if error.errno in _GONE:
+            raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path)
+    return os.fdopen(fd, "rb")
+
+
+def _opened(root: str, name: str, flags: int) -> int:
+    """Open what lies below the root, and not what a link leads to that has just taken a directory's place."""
+    path = f"{root}/{name}".rstrip("/")
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)
+    there = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 -- there are many
+    if there.removesuffix(" (deleted)") != path:
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "it is gone", path)
+    return fd
+
+
+def _unreadable(path: str, error: OSError) -> ExperimentError:
+    return ExperimentError(f"{path} cannot be read: {error.strerror}")

@@ -12,10 +12,10 @@ for minor in 3.10 3.11 3.12 3.13; do
   fi
   venv=.venv-$minor
   if [ ! -e "$venv/ready" ] || [ requirements/dev.txt -nt "$venv/ready" ]; then
-    "$python" -m venv --clear "$venv"
-    "$venv/bin/pip" install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+    .venv/bin/uv venv -q --clear --python "$python" "$venv"
+    .venv/bin/uv pip install -q --python "$venv/bin/python" --require-hashes -r requirements/dev.txt
     touch "$venv/ready"
   fi
   echo "Python $minor:"
-  "$venv/bin/pytest" -q -m "not servers" tests
+  "$venv/bin/pytest" -q -n 2 --dist loadfile -m "not servers" tests
 done

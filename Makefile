@@ -22,7 +22,7 @@ check: .make/venv
 
 ## Run everything: checks, all tests with real servers, other Pythons.
 test: .make/servers check test-pythons
-	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest -n 2 --dist loadfile tests
+	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 ## Run what needs no server and no network.
 unit: .make/venv
@@ -43,9 +43,10 @@ demo: studio-runner.pyz
 	examples/demo/demo.sh
 
 ## Measure; needs the same servers as the tests.
-bench: .make/servers studio-runner.pyz
+bench: .make/servers .make/peers studio-runner.pyz
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.queues
+	$(BIN)/python -m benchmarks.storage .venv-peers
 
 ## Break everything for ten minutes, and see that nothing is lost; needs the same servers.
 chaos: .make/servers studio-runner.pyz
@@ -70,6 +71,12 @@ clean:
 	mkdir -p .make
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	touch $@
+
+# Those that the benchmarks compare with.
+.make/peers: requirements/bench.in | .make/venv
+	$(BIN)/uv venv -q --clear .venv-peers
+	$(BIN)/uv pip install -q --python .venv-peers/bin/python -r $<
 	touch $@
 
 # Python and its venv module, on a machine that may have neither.

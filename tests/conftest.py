@@ -15,8 +15,10 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs servers or a network, so that the rest can be run without."""
+    """Mark what needs servers or a network, so that the rest can be run without; put the tests in order."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if _SERVERS.intersection(fixtures) or item.nodeid.startswith(_PLACES):
             item.add_marker("servers")
+    # What takes longest comes first, so that no process is left with all of it at the end.
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))

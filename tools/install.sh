@@ -19,6 +19,8 @@ servers)
   need 'test -x /usr/sbin/rabbitmq-server' rabbitmq-server
   for package in radosgw ceph-mon ceph-osd; do need "command -v $package" "$package"; done
   need 'command -v ceph && command -v radosgw-admin' ceph-common
+  for service in proxy account container object; do need "command -v swift-$service-server" "swift-$service"; done
+  need 'command -v memcached' memcached
   need 'command -v openssl' openssl
   need 'command -v git' git
   ;;

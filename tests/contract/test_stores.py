@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,23 +35,42 @@ S3_KEYS = ["a//b", "//a", "a/../b", "./a", "a/./b", "../../a", "a/"]
 Stores = tuple[Store, Callable[[], int]]
 
 
-@pytest.fixture(params=["file", "s3", "gcs", "gcs_emulator"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
-    if request.param == "file":
-        location = Location("file", "", str(tmp_path / "bucket"), "")
-        (tmp_path / "bucket").mkdir()
-        store = connect(location, None, StoreOptions(file_roots=(str(tmp_path),)))
-        yield store, lambda: len(list(tmp_path.rglob("*.part")))
-    elif request.param != "s3":
-        gcs: Gcs = request.getfixturevalue(request.param)
-        bucket = gcs.bucket()
-        token, options = BearerToken(gcs.identities.issue()), StoreOptions(google_endpoint=gcs.endpoint)
-        yield connect(Location("gs", "", bucket, ""), token, options), lambda: gcs.uploads(bucket)
-    else:
-        s3: S3Server = request.getfixturevalue("s3")
-        bucket = s3.bucket()
-        location = Location("s3", s3.host, bucket, "", region="us-west-1")
-        yield connect(location, s3.credentials, StoreOptions()), lambda: s3.uploads(bucket)
+@pytest.fixture(params=["file", "s3", "s3 by tls", "swift", "moto", "gcs", "gcs_emulator"])
+def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
+    kind = request.param
+    if kind == "file":
+        return in_files(tmp_path)
+    if kind.startswith("gcs"):
+        return in_gcs(request.getfixturevalue(kind))
+    if kind == "s3 by tls":
+        return by_tls(request.getfixturevalue("s3"))
+    server = request.getfixturevalue(kind)
+    return in_s3(server if isinstance(server, S3Server) else S3Server(f"127.0.0.1:{server.port}", region="us-east-1"))
+
+
+def in_files(directory: Path) -> Stores:
+    (directory / "bucket").mkdir()
+    location = Location("file", "", str(directory / "bucket"), "")
+    store = connect(location, None, StoreOptions(file_roots=(str(directory),)))
+    return store, lambda: len(list(directory.rglob("*.part")))
+
+
+def in_gcs(gcs: Gcs) -> Stores:
+    bucket = gcs.bucket()
+    token, options = BearerToken(gcs.identities.issue()), StoreOptions(google_endpoint=gcs.endpoint)
+    return connect(Location("gs", "", bucket, ""), token, options), lambda: gcs.uploads(bucket)
+
+
+def in_s3(s3: S3Server) -> Stores:
+    bucket = s3.bucket()
+    location = Location("s3", s3.host, bucket, "", region=s3.region)
+    return connect(location, s3.credentials, StoreOptions()), lambda: s3.uploads(bucket)
+
+
+def by_tls(s3: S3Server) -> Stores:
+    bucket = s3.bucket()
+    location = Location("s3", s3.tls_host, bucket, "", tls=True, region=s3.region)
+    return connect(location, s3.credentials, StoreOptions(s3_ca=s3.ca)), lambda: s3.uploads(bucket)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import requests
 
 from runner.storage.base import AwsCredentials
 from runner.storage.sigv4 import Signer, encode
+from tests.servers.certificates import self_signed
 from tests.servers.starting import StartError, free_ports, wait
 
 PROGRAMS = ("ceph-authtool", "monmaptool", "ceph-mon", "ceph", "ceph-osd", "radosgw", "radosgw-admin")
@@ -61,7 +62,7 @@ osd data = {root}/osd
 osd objectstore = memstore
 memstore device bytes = 4294967296
 [client.rgw.test]
-rgw frontends = beast endpoint=127.0.0.1:{s3_port} tcp_nodelay=1
+rgw frontends = beast endpoint=127.0.0.1:{s3_port} ssl_endpoint=127.0.0.1:{tls_port} {certificate} tcp_nodelay=1
 rgw data = {root}/rgw
 rgw enable usage log = false
 rgw enable ops log = false
@@ -73,11 +74,17 @@ rgw gc processor max time = 3
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server. ``host`` is HOST:PORT, as in an ``s3://`` URL."""
+    """A running server. ``host`` is HOST:PORT, as in an ``s3://`` URL.
+
+    ``tls_host`` is where it speaks TLS, with a certificate of the authority in the file ``ca``; "" if it does not.
+    """
 
     host: str
     access_key: str = "studiomltestkey"
     secret_key: str = field(default="studiomltestsecret0123456789abcdef", repr=False)
+    region: str = REGION
+    tls_host: str = ""
+    ca: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -106,7 +113,7 @@ class S3Server:
     ) -> requests.Response:
         """Send one signed request and insist on a 2xx answer."""
         url = f"{self.endpoint}/{path}{query}"
-        signer = Signer(self.credentials, REGION, "s3")
+        signer = Signer(self.credentials, self.region, "s3")
         now = datetime.now(timezone.utc)
         signed = signer.sign(method, url, headers=headers or {}, payload_hash=sha256(body).hexdigest(), now=now)
         response = requests.request(method, url, data=body, headers=signed, timeout=30)
@@ -156,13 +163,15 @@ class _Ceph:
         self.environment = {**os.environ, "CEPH_CONF": str(root / "ceph.conf")}
 
     def start(self) -> S3Server:
-        mon_port, s3_port = free_ports(2)
-        server = S3Server(f"127.0.0.1:{s3_port}")
+        mon_port, s3_port, tls_port = free_ports(3)
+        certificate, key = self_signed(self.root)
+        server = S3Server(f"127.0.0.1:{s3_port}", tls_host=f"127.0.0.1:{tls_port}", ca=str(certificate))
         fsid = str(uuid.uuid4())
         for name in ("mon", "osd", "rgw"):
             (self.root / name).mkdir()
-        config = CONFIG.format(root=self.root, fsid=fsid, mon_port=mon_port, s3_port=s3_port)
-        (self.root / "ceph.conf").write_text(config)
+        ports = {"mon_port": mon_port, "s3_port": s3_port, "tls_port": tls_port}
+        files = f"ssl_certificate={certificate} ssl_private_key={key}"
+        (self.root / "ceph.conf").write_text(CONFIG.format(root=self.root, fsid=fsid, certificate=files, **ports))
         self._start_monitor(f"[v1:127.0.0.1:{mon_port}]", fsid)
         self._start_osd()
         gateway = self._spawn("radosgw", "-f", "-n", "client.rgw.test")

@@ -15,6 +15,8 @@ from pathlib import Path
 from runner import events, request
 from runner.archive import Budget
 from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
+from runner.cache import Cache
+from runner.cache_entries import Entries
 from runner.console import STDERR, Console
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
@@ -71,7 +73,8 @@ class Attempt:
         self._worker = Worker(loop)
         self._record = Record(self._request.record, self._back) if self._request.record else None
         budget = Budget(self._request.resources.hdd or None)
-        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget)
+        self._cache = self._open_cache()
+        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began)
         self._running = False
 
@@ -97,6 +100,20 @@ class Attempt:
             with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
                 say(finished.sentence)
             return self._return(finished)
+
+    def close(self) -> None:
+        """Take back what the cache has lent, once nothing of the experiment runs any more."""
+        if self._cache:
+            self._cache.close()
+
+    def _open_cache(self) -> Cache | None:
+        given = self._order.options
+        if not given.cache_dir:
+            return None
+        entries = Entries(Path(given.cache_dir), given.cache_size, pause=self._watch.pause)
+        tell: Callable[[str, str, bool], None] = lambda *words: self._tell(events.Cached(*words))  # noqa: E731
+        # In debug mode, directories are left behind for people to look at.
+        return Cache(entries, self._place.scratch, tell, lending=not given.debug)
 
     @property
     def _name(self) -> str:

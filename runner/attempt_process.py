@@ -51,10 +51,13 @@ def _carry_out(order: Order, loop: Loop, watch: Watch, teller: Teller) -> Finish
     key = str(order.document["experiment"]["key"])
     with placed(Path(order.options.home), key, keep=order.options.debug) as place:
         teller.tell(events.Placed(place.name))
+        attempt = Attempt(order, place, loop=loop, watch=watch, teller=teller)
         try:
-            return Attempt(order, place, loop=loop, watch=watch, teller=teller).run()
+            finished = attempt.run()
         finally:
             process.kill_descendants()
+        attempt.close()
+        return finished
 
 
 def _read_line(fd: int) -> bytes:

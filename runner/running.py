@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Checkpoint, Event, Finished, Leased, Line, Phase, Started
+from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started
 from runner.machine.allocate import Resources
 from runner.place import Place, clear
 from runner.queues.base import Delivery, QueueServer
@@ -101,6 +101,7 @@ class Running:
         hearers: dict[type[Event], Callable[..., None]] = {
             Leased: self._heard_leased,
             Phase: lambda event: log.debug("%s: phase %s", self, event.name),
+            Cached: self._heard_cached,
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
@@ -112,6 +113,10 @@ class Running:
         self.leased, self.number = True, event.attempt
         log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
+
+    def _heard_cached(self, event: Cached) -> None:
+        where = "comes from the cache" if event.hit else "is not in the cache yet"
+        log.info("%s: artifact %r %s (%s)", self, event.label, where, event.hash)
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from runner import __version__
+from runner.cache_entries import Entries
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.loop import Loop
@@ -29,6 +30,8 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
     make_home(settings.home)
     sweep(settings.home, keep=settings.debug)
+    if settings.cache_dir:
+        Entries(Path(settings.cache_dir), settings.cache_size).create()
     allocator = Allocator(
         inventory.take_stock(
             settings.home, max_cores=settings.max_cores, max_mem=settings.max_mem, max_disk=settings.max_disk

@@ -322,4 +322,6 @@ class Supervisor:
             allow_env_secrets=given.allow_env_secrets,
             schema_logs=given.schema_logs,
             debug=given.debug,
+            cache_dir=given.cache_dir,
+            cache_size=given.cache_size,
         )

@@ -19,6 +19,8 @@ LAYERS: list[list[str]] = [
     ["running"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker", "reasons"],
+    ["cache"],
+    ["cache_entries", "trees"],
     [
         "unpacking",
         "packing",
@@ -35,6 +37,7 @@ LAYERS: list[list[str]] = [
     ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "sealing"],
     [
         "machine.allocate",
+        "machine.hoard",
         "queues.base",
         "queues.discovery",
         "queues.confirmed",

@@ -1,0 +1,18 @@
+"""What is kept on disk only to save time, and can make room for what needs it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Hoard(Protocol):
+    """Files of which those that nobody is using may be removed at any time. Both calls may take long."""
+
+    def used(self) -> int:
+        """Bytes on disk."""
+
+    def shrink(self, limit: int) -> int:
+        """Remove what was used least recently and is not in use until at most ``limit`` bytes are left.
+
+        Return how many are: more than that where the rest is in use.
+        """

@@ -18,6 +18,7 @@ from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
 from runner.cache import Cache
 from runner.cache_entries import Entries
 from runner.console import STDERR, Console
+from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
 from runner.lease import Elsewhere, Leasehold, Repeated
@@ -73,6 +74,9 @@ class Attempt:
         self._worker = Worker(loop)
         self._record = Record(self._request.record, self._back) if self._request.record else None
         budget = Budget(self._request.resources.hdd or None)
+        self._disk = DiskUse(
+            place, self._request.resources.hdd, loop=loop, watch=watch, tell=lambda used: self._tell(events.Used(used))
+        )
         self._cache = self._open_cache()
         self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began)
@@ -95,7 +99,8 @@ class Attempt:
                 finished = Finished("completed", f"{self._name} completed")
             except Orphaned:
                 raise
-            except RunnerError as error:
+            except RunnerError as failure:
+                error = self._disk.blame(failure)
                 finished = Finished(_verdict(error), f"{self._name} {_how(error)}: {error}")
             with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
                 say(finished.sentence)
@@ -171,6 +176,7 @@ class Attempt:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
         self._running = True
         self._tell(events.Started(pid))
+        self._disk.watch()
         self._note("running", time_started=time.time())
         if self._record:
             self._loop.call_later(_RECORD_POLL, self._poll_record)
@@ -222,6 +228,7 @@ class Attempt:
         """Store everything; results that cannot be stored mean that the attempt did not happen."""
         self._watch.returning()
         self._running = False  # no checkpoint may come after the last one
+        self._disk.end()
         if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
             self._tell(events.Phase("return"))
             status = "completed" if finished.verdict == "completed" else "failed"

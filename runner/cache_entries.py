@@ -22,15 +22,14 @@ from pathlib import Path
 
 from runner.errors import ConfigError, RunnerError
 from runner.locks import try_lock
+from runner.machine.disk import free
+from runner.machine.hoard import LEFT_FREE
 from runner.place import remove
 from runner.units import format_size
 
 log = logging.getLogger(__name__)
 
 _ABOUT, _CONTENT, _LOCK, _RESERVED = "about.json", "content", "lock", "reserved"
-
-# What the cache leaves of a disk to others, in bytes: logs, metadata and what is on its way have to go somewhere.
-_LEFT_FREE = 64 * 1024 * 1024
 
 # How long to wait before looking at a lock again, in seconds: one that is held for a moment, or for a download.
 _MOMENT, _DOWNLOAD = 0.01, 0.1
@@ -164,7 +163,7 @@ class Entries:
             drafts = list(self._drafts())
             reserved, written = (sum(each) for each in zip((0, 0), *drafts, strict=True))
             entries = sum(entry.about.size for entry in self._entries())
-            limit = min(self._limit, entries + written + _free(self.root) - _LEFT_FREE)
+            limit = min(self._limit, entries + written + free(self.root) - LEFT_FREE)
             if size + reserved > limit:
                 raise CacheFailure(f"there is no room for {format_size(size)} in {self.root}")
             self._evict(limit - size)
@@ -286,8 +285,3 @@ def _same(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _free(directory: Path) -> int:
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize

@@ -121,6 +121,14 @@ class Cached:
 
 
 @dataclass(frozen=True)
+class Used:
+    """How many bytes of disk the attempt uses."""
+
+    kind: ClassVar[str] = "used"
+    disk: int
+
+
+@dataclass(frozen=True)
 class Started:
     """The experiment's own process runs, as the leader of its process group."""
 
@@ -172,10 +180,10 @@ class Finished:
         return {"completed": DONE, "failed": FAILED}.get(self.verdict, GIVE_BACK)
 
 
-Event = Placed | Leased | Phase | Cached | Started | Line | Checkpoint | Finished
+Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Finished
 
 _KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Started, Line, Checkpoint, Finished)
+    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Started, Line, Checkpoint, Finished)
 }
 
 

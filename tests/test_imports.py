@@ -16,7 +16,7 @@ LAYERS: list[list[str]] = [
     ["cli"],
     ["serve", "submit", "listen", "explain", "attempt_process"],
     ["supervisor", "attempt"],
-    ["running"],
+    ["running", "disk_use"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "record", "worker", "reasons"],
     ["cache"],
@@ -37,6 +37,7 @@ LAYERS: list[list[str]] = [
     ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "sealing"],
     [
         "machine.allocate",
+        "machine.disk",
         "machine.hoard",
         "queues.base",
         "queues.discovery",

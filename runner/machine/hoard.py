@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+# What is left free of every disk, in bytes: logs, metadata and parts of results on their way have to go somewhere.
+LEFT_FREE = 64 * 1024 * 1024
+
 
 class Hoard(Protocol):
     """Files of which those that nobody is using may be removed at any time. Both calls may take long."""

@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -115,11 +115,14 @@ class Cache:
                 return
             self._tell(artifact.label, identity, found is not None)
             if isinstance(found, Entry):
-                digest = self._reread(artifact, found, receive)
+                digest = found.about.digest
+                self._reread(artifact, found, receive)
             elif found is None:
                 digest = self._download(artifact, (identity, etag), store, receive, release=stack.close)
         if not isinstance(found, _Lent):
-            self._lend(artifact, _Lent(directory, _tree(artifact, identity), About(digest, 0, budget.spent - spent)))
+            self._lend(
+                artifact, _Lent(directory, _tree(artifact, identity), About(digest, 0, "", budget.spent - spent))
+            )
 
     def close(self) -> None:
         """Take back what was lent and not touched. Nothing that could write to it may be left."""
@@ -130,7 +133,7 @@ class Cache:
                     seen = survey(draft.content)
                     if seen.evidence == lent.about.evidence:
                         draft.reserve(seen.size)
-                        draft.keep(lent.identity, About(**{**vars(lent.about), "size": seen.size}))
+                        draft.keep(lent.identity, replace(lent.about, size=seen.size))
             except (CacheFailure, ExperimentError) as error:
                 log.debug("%s is not kept: %s", lent.directory, error)
         self._lent.clear()
@@ -142,11 +145,27 @@ class Cache:
                 budget.spend(lent.about.spent)
                 return lent
         for entry in self._right(artifact, identity):
-            if entry.content.is_file() and entry.content.stat().st_size == entry.about.size:
+            if self._whole(entry):
                 return entry
             log.warning("%s is damaged, and dropped from the cache", entry.path)
             self._entries.drop(entry)
         return None
+
+    def _whole(self, entry: Entry) -> bool:
+        """Tell whether an object is as it was written; after a restart of the machine, by reading it once."""
+        try:
+            evidence = survey(entry.content).evidence
+            if evidence == entry.about.evidence:
+                return True
+            with entry.content.open("rb") as file:
+                stream = Digested(file)
+                while stream.read(CHUNK):
+                    self._entries.pause(0)
+            if stream.digest == entry.about.digest:
+                self._entries.vouch(entry, evidence)
+        except OSError:
+            return False
+        return stream.digest == entry.about.digest
 
     def _right(self, artifact: Artifact, name: str) -> list[Entry]:
         """Return entries of that name; what the message knows a better digest of is fetched again."""
@@ -170,25 +189,13 @@ class Cache:
             remove(taken)
         return None
 
-    def _reread(self, artifact: Artifact, entry: Entry, receive: Receive) -> str:
-        """Receive an object from the cache; return its digest."""
+    def _reread(self, artifact: Artifact, entry: Entry, receive: Receive) -> None:
+        """Receive an object from the cache."""
         try:
             with entry.content.open("rb") as file:
-                stream = Digested(_File(file))
-                try:
-                    receive(stream)
-                except ExperimentError:
-                    while stream.read(CHUNK):
-                        pass
-                    if stream.digest == entry.about.digest:
-                        raise
+                receive(_File(file))
         except OSError as error:
             raise Unavailable(f"{artifact.label!r} cannot be read from the cache: {error.strerror}") from error
-        if stream.digest != entry.about.digest:
-            self._entries.drop(entry)
-            log.warning("%s is damaged, and dropped from the cache", entry.path)
-            raise Unavailable(f"artifact {artifact.label!r} was damaged in the cache")
-        return stream.digest
 
     def _download(
         self,
@@ -218,9 +225,8 @@ class Cache:
         """Remember what a directory was like when the attempt got it."""
         try:
             if self._lending and self._trustworthy:
-                evidence = survey(lent.directory).evidence
-                about = About(lent.about.digest, 0, lent.about.spent, evidence)
-                self._lent.append(_Lent(lent.directory, lent.identity, about))
+                about = replace(lent.about, evidence=survey(lent.directory).evidence)
+                self._lent.append(replace(lent, about=about))
         except (OSError, ExperimentError) as error:
             log.debug("artifact %r will not be kept unpacked: %s", artifact.label, error)
 
@@ -297,7 +303,7 @@ class _Copied(Digested):
         if self._file and self._draft and self._ended:
             self.close()
             try:
-                self._draft.keep(identity, About(self.digest, self._written))
+                self._draft.keep(identity, About(self.digest, self._written, survey(self._draft.content).evidence))
             except (CacheFailure, OSError) as error:
                 log.warning("an artifact is not cached: %s", error)
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runner.errors import ConfigError, RunnerError
@@ -41,15 +41,15 @@ class CacheFailure(RunnerError):
 
 @dataclass(frozen=True)
 class About:
-    """What is known of an entry: the SHA-256 of its object, and the bytes of disk that it takes.
+    """What is known of an entry: the SHA-256 of its object, the bytes of disk that it takes, and its survey's evidence.
 
-    Of a tree also what it costs of an attempt's budget, and what its survey said.
+    Of a tree also what it costs of an attempt's budget.
     """
 
     digest: str
     size: int
+    evidence: str
     spent: int = 0
-    evidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Entries:
     """
 
     def __init__(self, root: Path, limit: int, *, pause: Callable[[float], None] = time.sleep) -> None:
-        self.root, self._limit, self._pause = root, limit, pause
+        self.root, self.pause = root, pause
+        self._limit = limit
 
     def create(self) -> None:
         """Make the directories, for this user only. Raises ConfigError."""
@@ -98,6 +99,12 @@ class Entries:
         """Remove an entry; whoever reads it already reads on."""
         _remove(entry.path)
 
+    def vouch(self, entry: Entry, evidence: str) -> None:
+        """Renew an entry's evidence."""
+        draft = entry.path / f".{secrets.token_hex(4)}"
+        draft.write_text(json.dumps(asdict(replace(entry.about, evidence=evidence))))
+        draft.replace(entry.path / _ABOUT)
+
     def take(self, entry: Entry, target: Path) -> bool:
         """Take an entry out of the cache, to where it is the caller's.
 
@@ -117,7 +124,7 @@ class Entries:
             while True:
                 with path.open("w") as lock:
                     while not try_lock(lock):
-                        self._pause(_DOWNLOAD)
+                        self.pause(_DOWNLOAD)
                     if _same(lock.fileno(), path):
                         try:
                             yield
@@ -181,7 +188,7 @@ class Entries:
     def _alone(self) -> Iterator[None]:
         with (self.root / _LOCK).open("w") as lock:
             while not try_lock(lock):
-                self._pause(_MOMENT)
+                self.pause(_MOMENT)
             yield
 
     def _entries(self, prefix: str = "") -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""What can be told of a directory's content without reading it: how much disk it takes, and whether it was touched."""
+"""What can be told of files without reading them: how much disk they take, and whether they were touched."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ _TICK = 0.02
 
 @dataclass(frozen=True)
 class Survey:
-    """``evidence`` is another one when anything below the directory was touched since; ``size`` is in bytes of disk."""
+    """``evidence`` is another one when anything was touched since; ``size`` is in bytes of disk."""
 
     evidence: str
     size: int
 
 
-def survey(directory: Path) -> Survey:
-    """Look at everything below a directory.
+def survey(root: Path) -> Survey:
+    """Look at a file, or at a directory and everything below it.
 
     The time of change, which only the kernel sets, tells of every write, also one that was undone, or that puts back
     all times that a program can set. It is good for as long as this kernel runs: after a crash, the disk may have lost
-    what was written. The evidence of what is no directory is "". Raises ExperimentError when a directory cannot be
-    read, and OSError.
+    what was written. The evidence of a link and the like is "". Raises ExperimentError when a directory cannot be read,
+    and OSError.
     """
     digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
-    root = directory.lstat()
-    if not stat.S_ISDIR(root.st_mode):
-        return Survey("", 0)
-    digest.update(repr((root.st_mode, root.st_uid, root.st_gid)).encode())  # its times change when it is moved
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        digest.update(_touched(status))
+        return Survey(digest.hexdigest() if stat.S_ISREG(status.st_mode) else "", status.st_blocks * 512)
+    digest.update(repr((status.st_mode, status.st_uid, status.st_gid)).encode())  # its times change when it is moved
     size = 0
-    for path in walk(directory):
+    for path in walk(root):
         status = path.lstat()
-        name = os.fsencode(path.relative_to(directory))
-        digest.update(repr((name, status.st_mode, status.st_size, status.st_ctime_ns, status.st_ino)).encode())
-        size += status.st_blocks * 512 // (1 if status.st_nlink < 2 else status.st_nlink)
+        digest.update(repr(os.fsencode(path.relative_to(root))).encode() + _touched(status))
+        size += status.st_blocks * 512 // max(1, status.st_nlink if stat.S_ISREG(status.st_mode) else 1)
     return Survey(digest.hexdigest(), size)
+
+
+def _touched(status: os.stat_result) -> bytes:
+    return repr((status.st_mode, status.st_size, status.st_ctime_ns, status.st_ino)).encode()
 
 
 def tells_writes(directory: Path) -> bool:

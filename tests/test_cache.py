@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -262,6 +263,18 @@ def test_a_damaged_object_is_dropped_and_fetched_again(machine: Machine, server:
     assert downloads(server) == 2
 
 
+def test_after_a_restart_of_the_machine_an_object_is_read_before_it_is_used(
+    machine: Machine, server: HttpServer, tmp_path: Path
+) -> None:
+    url = f"http://{server.host}/a.tar"
+    machine.fetch(url)
+    for path in machine.root.glob("entries/*/about.json"):  # as if another kernel had stamped the files
+        path.write_text(re.sub(r'"evidence": "\w{10}', '"evidence": "0123456789', path.read_text()))
+    assert machine.fetch(url) == machine.fetch(url) == WHOLE
+    assert machine.told == [False, True, True]
+    assert downloads(server) == 1
+
+
 def test_a_tree_that_was_changed_in_the_cache_is_dropped(machine: Machine, server: HttpServer) -> None:
     url = f"http://{server.host}/a.tar"
     machine.fetch(url)
@@ -433,6 +446,6 @@ def test_reservations_of_processes_that_live_count_and_others_do_not(machine: Ma
             second.reserve(6 * MIB)
         assert small.used() == 6 * MIB
         first.content.write_bytes(b"x")
-        first.keep("name", About("", 1))
+        first.keep("name", About("", 1, ""))
     assert small.used() == 1
     assert [entry.content.read_bytes() for entry in small.find("name")] == [b"x"]

@@ -95,7 +95,7 @@ class Cache:
     def fetch(self, artifact: Artifact, directory: Path, store: Store, *, budget: Budget, receive: Receive) -> None:
         """Fetch an immutable artifact into its empty directory, in whichever way is the fastest.
 
-        Raises as the store and ``receive`` do. A damaged entry is dropped, and then Unavailable raised.
+        Raises as the store and ``receive`` do, and Unavailable when an entry is removed just then.
         """
         etag = store.etag(artifact.location.key)
         if not etag:
@@ -113,12 +113,12 @@ class Cache:
                 log.warning("artifact %r is fetched without the cache: %s", artifact.label, error)
                 fetch(artifact, store, receive)
                 return
-            self._tell(artifact.label, identity, found is not None)
             if isinstance(found, Entry):
                 digest = found.about.digest
                 self._reread(artifact, found, receive)
             elif found is None:
                 digest = self._download(artifact, (identity, etag), store, receive, release=stack.close)
+        self._tell(artifact.label, identity, found is not None)
         if not isinstance(found, _Lent):
             self._lend(
                 artifact, _Lent(directory, _tree(artifact, identity), About(digest, 0, "", budget.spent - spent))

@@ -112,7 +112,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Cached:
-    """An immutable artifact was looked for in the cache; ``hash`` is the name of its object there, ``hit``: it was."""
+    """An immutable artifact is there; ``hash`` is its object's name in the cache, ``hit``: it came from there."""
 
     kind: ClassVar[str] = "cached"
     label: str

@@ -124,8 +124,8 @@ class Running:
         self.stream.begin(event.accession)
 
     def _heard_cached(self, event: Cached) -> None:
-        where = "comes from the cache" if event.hit else "is not in the cache yet"
-        log.info("%s: artifact %r %s (%s)", self, event.label, where, event.hash)
+        how = "was in the cache" if event.hit else "was not in the cache, and is fetched"
+        log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
 
     def _heard_used(self, event: Used) -> None:
         self.disk = event.disk

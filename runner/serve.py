@@ -70,6 +70,7 @@ def _hoards(settings: Settings) -> dict[str, Hoard]:
     if settings.cache_dir:
         cache = Entries(Path(settings.cache_dir), settings.cache_size)
         cache.create()
+        cache.shrink(settings.cache_size)
         if cache.root.stat().st_dev == settings.home.stat().st_dev:
             hoards["cache"] = cache
     # The environments belong here: hoards["environments"] = Environments(settings.home)

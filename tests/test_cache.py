@@ -264,7 +264,7 @@ def test_a_damaged_object_is_dropped_and_fetched_again(machine: Machine, server:
 
 
 def test_after_a_restart_of_the_machine_an_object_is_read_before_it_is_used(
-    machine: Machine, server: HttpServer, tmp_path: Path
+    machine: Machine, server: HttpServer
 ) -> None:
     url = f"http://{server.host}/a.tar"
     machine.fetch(url)

@@ -54,7 +54,7 @@ def test_what_can_be_removed_keeps_no_experiment_from_starting(tmp_path: Path) -
     cache, environments = Things(5 * GIB), Things(3 * GIB)
     disk = Disk(tmp_path, 10 * GIB, {"cache": cache, "environments": environments}, time.monotonic)
     assert starts(disk, GIB) == ""
-    assert "room is being made" in starts(disk, 4 * GIB)
+    assert "is being removed" in starts(disk, 4 * GIB)
     until(lambda: starts(disk, 4 * GIB) == "", "there is room", 5)
     assert (cache.size, environments.size) == (3 * GIB, 3 * GIB), "the first one gives way first"
     until(lambda: starts(disk, 9 * GIB) == "", "there is room", 5)
@@ -66,7 +66,7 @@ def test_what_is_claimed_or_in_use_is_not_there_for_others(tmp_path: Path) -> No
     disk = Disk(tmp_path, 10 * GIB, {"cache": cache}, time.monotonic)
     claim = Claim(granted=3 * GIB, used=GIB)
     assert starts(disk, 2 * GIB, claim) == ""
-    assert "needs 3 GiB of disk, and 2 GiB are free; room is being made" in starts(disk, 3 * GIB, claim)
+    assert "needs 3 GiB of disk, and 2 GiB are free; what was kept" in starts(disk, 3 * GIB, claim)
     until(lambda: starts(disk, 3 * GIB, claim) == "", "there is room", 5)
     for _ in range(3):
         assert starts(disk, 4 * GIB, claim)

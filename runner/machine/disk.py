@@ -61,14 +61,16 @@ class Disk:
             return
         kept = sum(self._sizes.values())
         missing = f"it needs {format_size(need)} of disk, and {format_size(max(0, need - excess))} are free"
-        if kept and self._start(partial(self._make_room, kept - excess)):
-            missing += "; room is being made"
+        if kept:
+            self._start(partial(self._make_room, kept - excess))
+            missing += "; what was kept to save time is being removed"
         raise MachineError(missing)
 
     def tend(self, claims: Collection[Claim]) -> None:
         """Keep the hoards within bounds while attempts run. To be called often."""
-        if self._hoards and self._clock() >= self._measured + _PACE and self._start(partial(self._measure, claims)):
+        if self._hoards and self._clock() >= self._measured + _PACE:
             self._measured = self._clock()
+            self._start(partial(self._measure, claims))
 
     def allowance(self, name: str, wanted: int, claims: Collection[Claim]) -> int:
         """Return how large a hoard may get, which ``wanted`` so much, beside what is claimed and the other hoards."""
@@ -83,12 +85,11 @@ class Disk:
         disks = need + sum(claim.to_come for claim in claims) + LEFT_FREE - free(self._directory)
         return max(ours, disks)
 
-    def _start(self, job: Callable[[], None]) -> bool:
-        """Begin a job unless one is under way; true when one is now."""
+    def _start(self, job: Callable[[], None]) -> None:
+        """Begin a job unless one is under way."""
         if self._job is None or not self._job.is_alive():
             self._job = Thread(target=_quietly, args=(job,), daemon=True)
             self._job.start()
-        return True
 
     def _measure(self, claims: Collection[Claim]) -> None:
         for name, hoard in self._hoards.items():

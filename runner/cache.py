@@ -134,7 +134,7 @@ class Cache:
                     if seen.evidence == lent.about.evidence:
                         draft.reserve(seen.size)
                         draft.keep(lent.identity, replace(lent.about, size=seen.size))
-            except (CacheFailure, ExperimentError) as error:
+            except CacheFailure as error:
                 log.debug("%s is not kept: %s", lent.directory, error)
         self._lent.clear()
 
@@ -182,8 +182,8 @@ class Cache:
                 tree.rename(directory)
                 self._lent.append(lent := _Lent(directory, identity, entry.about))
                 return lent
-            log.warning("%s was touched in the cache, and is not used", entry.path)
-        except (OSError, ExperimentError) as error:
+            log.warning("%s is not used: it was touched there, or the machine has been restarted", entry.path)
+        except OSError as error:
             log.warning("%s cannot be used: %s", entry.path, error)
         finally:
             remove(taken)
@@ -214,7 +214,7 @@ class Cache:
                 try:
                     stream.begin(drafting.enter_context(self._entries.draft()))
                     drafting.callback(stream.close)
-                except CacheFailure as error:
+                except (CacheFailure, OSError) as error:
                     stream.give_up(error)
             receive(stream)
             stream.verify(artifact)
@@ -227,7 +227,7 @@ class Cache:
             if self._lending and self._trustworthy:
                 about = replace(lent.about, evidence=survey(lent.directory).evidence)
                 self._lent.append(replace(lent, about=about))
-        except (OSError, ExperimentError) as error:
+        except OSError as error:
             log.debug("artifact %r will not be kept unpacked: %s", artifact.label, error)
 
     @cached_property

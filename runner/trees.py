@@ -8,10 +8,9 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from runner.packing import walk
 
 # Kernels stamp changes with a clock that ticks every 10 ms at worst. In seconds.
 _TICK = 0.02
@@ -30,8 +29,7 @@ def survey(root: Path) -> Survey:
 
     The time of change, which only the kernel sets, tells of every write, also one that was undone, or that puts back
     all times that a program can set. It is good for as long as this kernel runs: after a crash, the disk may have lost
-    what was written. The evidence of a link and the like is "". Raises ExperimentError when a directory cannot be read,
-    and OSError.
+    what was written. The evidence of a link and the like is "". Raises OSError when a directory cannot be read.
     """
     digest = hashlib.sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes())
     status = root.lstat()
@@ -40,11 +38,23 @@ def survey(root: Path) -> Survey:
         return Survey(digest.hexdigest() if stat.S_ISREG(status.st_mode) else "", status.st_blocks * 512)
     digest.update(repr((status.st_mode, status.st_uid, status.st_gid)).encode())  # its times change when it is moved
     size = 0
-    for path in walk(root):
-        status = path.lstat()
-        digest.update(repr(os.fsencode(path.relative_to(root))).encode() + _touched(status))
+    for name, status in _walk(root):
+        digest.update(repr(name).encode() + _touched(status))
         size += status.st_blocks * 512 // max(1, status.st_nlink if stat.S_ISREG(status.st_mode) else 1)
     return Survey(digest.hexdigest(), size)
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the name and status of everything below a directory, always in the same order."""
+    waiting = [""]
+    while waiting:
+        above = waiting.pop()
+        with os.scandir(root / above) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                status = entry.stat(follow_symlinks=False)
+                yield above + entry.name, status
+                if stat.S_ISDIR(status.st_mode):
+                    waiting.append(f"{above}{entry.name}/")
 
 
 def _touched(status: os.stat_result) -> bytes:

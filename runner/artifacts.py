@@ -53,7 +53,8 @@ class Artifacts:
             return self._fetch_once(artifact, directory, stores, check)
 
         there = stores.again(whole)
-        self._stored[artifact.label] = _state(artifact, directory)
+        if artifact.mutable:
+            self._stored[artifact.label] = _state(artifact, directory)
         return there
 
     def _fetch_once(self, artifact: Artifact, directory: Path, stores: Stores, check: Callable[[], None]) -> bool:

@@ -128,13 +128,13 @@ class Cache:
         """Take back what was lent and not touched. Nothing that could write to it may be left."""
         for lent in self._lent:
             try:
-                with self._entries.draft() as draft:
-                    lent.directory.rename(draft.content)
-                    seen = survey(draft.content)
-                    if seen.evidence == lent.about.evidence:
+                seen = survey(lent.directory)
+                if seen.evidence == lent.about.evidence:
+                    with self._entries.draft() as draft:
                         draft.reserve(seen.size)
+                        lent.directory.rename(draft.content)
                         draft.keep(lent.identity, replace(lent.about, size=seen.size))
-            except CacheFailure as error:
+            except (CacheFailure, OSError) as error:
                 log.debug("%s is not kept: %s", lent.directory, error)
         self._lent.clear()
 

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _ABOUT, _CONTENT, _LOCK, _RESERVED = "about.json", "content", "lock", "reserved"
 
+# What an entry's directory, its lock and what is written about it take of the disk at most. In bytes.
+_OVERHEAD = 16 * 1024
+
 # How long to wait before looking at a lock again, in seconds: one that is held for a moment, or for a download.
 _MOMENT, _DOWNLOAD = 0.01, 0.1
 
@@ -64,6 +67,11 @@ class Entry:
     def content(self) -> Path:
         """The file, or the tree."""
         return self.path / _CONTENT
+
+    @property
+    def size(self) -> int:
+        """All that it takes of the disk."""
+        return self.about.size + _OVERHEAD
 
 
 class Entries:
@@ -153,7 +161,7 @@ class Entries:
 
     def used(self) -> int:
         """See Hoard; drafts count with what is reserved for them."""
-        return sum(entry.about.size for entry in self._entries()) + sum(reserved for reserved, _ in self._drafts())
+        return sum(entry.size for entry in self._entries()) + sum(reserved for reserved, _ in self._drafts())
 
     def shrink(self, limit: int) -> int:
         """See Hoard. What is being fetched, or read, is in use."""
@@ -169,7 +177,7 @@ class Entries:
             (draft / _RESERVED).write_text("0")
             drafts = list(self._drafts())
             reserved, written = (sum(each) for each in zip((0, 0), *drafts, strict=True))
-            entries = sum(entry.about.size for entry in self._entries())
+            entries = sum(entry.size for entry in self._entries())
             limit = min(self._limit, entries + written + free(self.root) - LEFT_FREE)
             if size + reserved > limit:
                 raise CacheFailure(f"there is no room for {format_size(size)} in {self.root}")
@@ -215,12 +223,12 @@ class Entries:
         for path in _listed(self.root / "drafts"):
             if _abandoned(path):
                 remove(path)
-        left = sum(entry.about.size for entry in entries) + sum(reserved for reserved, _ in self._drafts())
+        left = sum(entry.size for entry in entries) + sum(reserved for reserved, _ in self._drafts())
         for entry in entries:
             if left <= limit:
                 break
             _remove(entry.path)
-            left -= entry.about.size
+            left -= entry.size
         return left
 
 
@@ -237,7 +245,7 @@ class Draft:
 
     def reserve(self, size: int) -> None:
         """Make sure of so many bytes in all."""
-        self._entries.make_room(size, self._path)
+        self._entries.make_room(size + _OVERHEAD, self._path)
 
     def abandon(self) -> None:
         """Give the room back at once."""

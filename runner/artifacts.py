@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from runner import cache
 from runner.archive import Budget
+from runner.cache import Cache
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
 from runner.manifest import Manifest
 from runner.packing import Note, copy, pack
@@ -34,10 +35,11 @@ class Artifacts:
     replace what is stored.
     """
 
-    def __init__(self, artifacts: list[Artifact], place: Place, budget: Budget) -> None:
+    def __init__(self, artifacts: list[Artifact], place: Place, budget: Budget, cached: Cache | None = None) -> None:
         self._artifacts = artifacts
         self._place = place
         self._budget = budget
+        self._cache = cached
         self._manifests: dict[str, Manifest] = {}
 
     def fetch(self, artifact: Artifact, stores: Stores, check: Callable[[], None]) -> bool:
@@ -62,21 +64,24 @@ class Artifacts:
         return there
 
     def _fetch_once(self, artifact: Artifact, directory: Path, stores: Stores, check: Callable[[], None]) -> bool:
+        def receive(stream: Reader) -> None:
+            if artifact.unpack:
+                unpack(_Checked(stream, check), directory, self._budget)
+            else:
+                self._save(_Checked(stream, check), directory / _base_name(artifact))
+
         store = stores.reach(artifact.location, artifact.credentials)
         try:
-            with store.open(artifact.location.key) as stored:
-                stream = _Checked(stored.stream, check)
-                if artifact.unpack:
-                    unpack(stream, directory, self._budget)
-                else:
-                    self._save(stream, directory / _base_name(artifact))
+            if self._cache and not artifact.mutable:
+                self._cache.fetch(artifact, directory, store, budget=self._budget, receive=receive)
+            else:
+                cache.fetch(artifact, store, receive)
         except NotFound as error:
             if artifact.mutable and artifact.label != "workspace":
                 return False
             raise ExperimentError(f"artifact {artifact.label!r} is missing: {error}") from error
         except ExperimentError as error:
             raise ExperimentError(f"artifact {artifact.label!r} from {artifact.location}: {error}") from error
-        stream.verify(artifact)
         return True
 
     def _save(self, stream: Reader, path: Path) -> None:
@@ -141,24 +146,14 @@ class Artifacts:
 
 
 class _Checked:
-    """A stream that looks at each chunk whether the attempt may go on, and knows the SHA-256 of what has passed."""
+    """A stream that looks at each chunk whether the attempt may go on."""
 
     def __init__(self, stream: Reader, check: Callable[[], None]) -> None:
         self._stream, self._check = stream, check
-        self._digest = hashlib.sha256()
 
     def read(self, size: int = -1, /) -> bytes:
         self._check()
-        data = self._stream.read(size)
-        self._digest.update(data)
-        return data
-
-    def verify(self, artifact: Artifact) -> None:
-        if artifact.hash and artifact.hash.lower() != self._digest.hexdigest():
-            raise ExperimentError(
-                f"artifact {artifact.label!r} at {artifact.location} has SHA-256 {self._digest.hexdigest()}, "
-                f"but the message says {artifact.hash}: it was changed or damaged"
-            )
+        return self._stream.read(size)
 
 
 def _base_name(artifact: Artifact) -> str:

@@ -15,8 +15,11 @@ from pathlib import Path
 from runner import events, request
 from runner.archive import Budget
 from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
+from runner.cache import Cache
+from runner.cache_entries import Entries
 from runner.checkpoints import Checkpoints
 from runner.console import STDERR, Console
+from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
 from runner.lease import Elsewhere, Leasehold, Repeated
@@ -67,7 +70,11 @@ class Attempt:
         self._worker = Worker(loop)
         self._book = Bookkeeping(self._request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
         budget = Budget(self._request.resources.hdd or None)
-        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget)
+        self._disk = DiskUse(
+            place, self._request.resources.hdd, loop=loop, watch=watch, tell=lambda used: self._tell(events.Used(used))
+        )
+        self._cache = self._open_cache()
+        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began)
         self._checkpoints = Checkpoints(
             self._request.artifacts.values(),
@@ -94,11 +101,26 @@ class Attempt:
                 finished = Finished("completed", f"{self._name} completed")
             except Orphaned:
                 raise
-            except RunnerError as error:
+            except RunnerError as failure:
+                error = self._disk.blame(failure)
                 finished = Finished(_verdict(error), f"{self._name} {_how(error)}: {error}")
             with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
                 say(finished.sentence)
             return self._return(finished)
+
+    def close(self) -> None:
+        """Take back what the cache has lent, once nothing of the experiment runs any more."""
+        if self._cache:
+            self._cache.close()
+
+    def _open_cache(self) -> Cache | None:
+        given = self._order.options
+        if not given.cache_dir:
+            return None
+        entries = Entries(Path(given.cache_dir), given.cache_size, pause=self._watch.pause)
+        tell: Callable[[str, str, bool], None] = lambda *words: self._tell(events.Cached(*words))  # noqa: E731
+        # In debug mode, directories are left behind for people to look at.
+        return Cache(entries, self._place.scratch, tell, lending=not given.debug)
 
     @property
     def _name(self) -> str:
@@ -155,6 +177,7 @@ class Attempt:
     def _begin(self, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
         self._tell(events.Started(pid))
+        self._disk.watch()
         self._book.begin(time_started=time.time())
         self._checkpoints.begin(self._loop, self._worker)
 
@@ -179,6 +202,7 @@ class Attempt:
         self._watch.returning()
         self._checkpoints.end()
         self._book.end()
+        self._disk.end()
         if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
             self._tell(events.Phase("return"))
             status = "completed" if finished.verdict == "completed" else "failed"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner import events
 from runner.attempt import Attempt
+from runner.errors import MachineError, is_machines_own
 from runner.events import Finished, Order
 from runner.lifecycle import Signals
 from runner.loop import Loop
@@ -39,6 +40,8 @@ def serve(order_fd: int, event_fd: int) -> int:
         except Orphaned:
             # At once: the stores' thread may be in the middle of an upload, which must not come to its end any more.
             os._exit(events.GIVE_BACK)
+        except MachineError as error:
+            finished = Finished("misfit", f"an attempt cannot be made on this machine: {error}")
         except Exception as error:
             log.exception("the attempt broke down: this is a mistake in the runner")
             finished = Finished("unavailable", f"the runner made a mistake: {error!r}")
@@ -48,13 +51,25 @@ def serve(order_fd: int, event_fd: int) -> int:
 
 
 def _carry_out(order: Order, loop: Loop, watch: Watch, teller: Teller) -> Finished:
+    try:
+        return _attempt(order, loop, watch, teller)
+    except OSError as error:
+        if is_machines_own(error):
+            raise MachineError(str(error)) from error
+        raise
+
+
+def _attempt(order: Order, loop: Loop, watch: Watch, teller: Teller) -> Finished:
     key = str(order.document["experiment"]["key"])
     with placed(Path(order.options.home), key, keep=order.options.debug) as place:
         teller.tell(events.Placed(place.name))
+        attempt = Attempt(order, place, loop=loop, watch=watch, teller=teller)
         try:
-            return Attempt(order, place, loop=loop, watch=watch, teller=teller).run()
+            finished = attempt.run()
         finally:
             process.kill_descendants()
+        attempt.close()
+        return finished
 
 
 def _read_line(fd: int) -> bytes:

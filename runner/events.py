@@ -39,6 +39,8 @@ class Options:
     allow_env_secrets: bool = False
     schema_logs: bool = True
     debug: bool = False
+    cache_dir: str = ""
+    cache_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,24 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Cached:
+    """An immutable artifact is there; ``hash`` is its object's name in the cache, ``hit``: it came from there."""
+
+    kind: ClassVar[str] = "cached"
+    label: str
+    hash: str
+    hit: bool
+
+
+@dataclass(frozen=True)
+class Used:
+    """How many bytes of disk the attempt uses."""
+
+    kind: ClassVar[str] = "used"
+    disk: int
+
+
+@dataclass(frozen=True)
 class Started:
     """The experiment's own process runs, as the leader of its process group."""
 
@@ -160,10 +180,10 @@ class Finished:
         return {"completed": DONE, "failed": FAILED}.get(self.verdict, GIVE_BACK)
 
 
-Event = Placed | Leased | Phase | Started | Line | Checkpoint | Finished
+Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Finished
 
 _KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (Placed, Leased, Phase, Started, Line, Checkpoint, Finished)
+    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Started, Line, Checkpoint, Finished)
 }
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Checkpoint, Event, Finished, Leased, Line, Phase, Started
+from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started, Used
 from runner.machine.allocate import Resources
+from runner.machine.disk import Claim
 from runner.place import Place, clear
 from runner.queues.base import Delivery, QueueServer
 from runner.reports import Stream
@@ -26,6 +27,7 @@ class Running:
     """Whose message it is, what it holds, and since when (monotonic seconds).
 
     ``deliveries`` are all those of its one message, which a broker may have sent again; the first ones may be lost.
+    ``disk`` is what it is known to use, in bytes.
     """
 
     request: Request
@@ -39,6 +41,7 @@ class Running:
     deleted_since: float | None = None
     leased: bool = False
     told_to_stop: bool = False
+    disk: int = 0
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
@@ -47,6 +50,11 @@ class Running:
     def queue(self) -> str:
         """The queue that the message came from."""
         return self.deliveries[0].queue
+
+    @property
+    def claim(self) -> Claim:
+        """What it has of the disk."""
+        return Claim(self.need.hdd, self.disk)
 
     @property
     def lost(self) -> bool:
@@ -101,6 +109,8 @@ class Running:
         hearers: dict[type[Event], Callable[..., None]] = {
             Leased: self._heard_leased,
             Phase: lambda event: log.debug("%s: phase %s", self, event.name),
+            Cached: self._heard_cached,
+            Used: self._heard_used,
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
@@ -112,6 +122,13 @@ class Running:
         self.leased, self.number = True, event.attempt
         log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
+
+    def _heard_cached(self, event: Cached) -> None:
+        how = "was in the cache" if event.hit else "was not in the cache, and is fetched"
+        log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
+
+    def _heard_used(self, event: Used) -> None:
+        self.disk = event.disk
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:

@@ -9,11 +9,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from runner import __version__
+from runner.cache_entries import Entries
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.machine import inventory
 from runner.machine.allocate import Allocator
+from runner.machine.disk import Disk
+from runner.machine.hoard import Hoard
 from runner.place import make_home, sweep
 from runner.reasons import Reasons
 from runner.reports import Reports
@@ -29,9 +32,14 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
     make_home(settings.home)
     sweep(settings.home, keep=settings.debug)
+    hoards = _hoards(settings)
     allocator = Allocator(
         inventory.take_stock(
-            settings.home, max_cores=settings.max_cores, max_mem=settings.max_mem, max_disk=settings.max_disk
+            settings.home,
+            max_cores=settings.max_cores,
+            max_mem=settings.max_mem,
+            max_disk=settings.max_disk,
+            kept=sum(hoard.used() for hoard in hoards.values()),
         )
     )
     pythons = ", ".join(map(str, interpreters.there())) or "none"
@@ -46,6 +54,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             loop=loop,
             signals=signals,
             allocator=allocator,
+            disk=Disk(settings.home, allocator.total.hdd, hoards, clock),
             reports=Reports(KeyDirectory(Path(settings.response_signatures_dir), clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
             suspended=_suspension(settings, loop, stack),
@@ -53,6 +62,19 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
         )
         Supervisor(settings, parts).run()
     return 0
+
+
+def _hoards(settings: Settings) -> dict[str, Hoard]:
+    """Return what is kept on the disk of the work directories to save time; the first gives way to them first."""
+    hoards: dict[str, Hoard] = {}
+    if settings.cache_dir:
+        cache = Entries(Path(settings.cache_dir), settings.cache_size)
+        cache.create()
+        cache.shrink(settings.cache_size)
+        if cache.root.stat().st_dev == settings.home.stat().st_dev:
+            hoards["cache"] = cache
+    # The environments belong here: hoards["environments"] = Environments(settings.home)
+    return hoards
 
 
 def _suspension(settings: Settings, loop: Loop, stack: ExitStack) -> Callable[[], bool]:

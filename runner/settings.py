@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 Parse = Callable[[str], Any]
 
+# In bytes.
+_SMALLEST_CACHE = 10**9
+
 
 def _text(value: str) -> str:
     return value
@@ -60,6 +63,17 @@ def directory(value: str) -> str:
     if not path.is_dir():
         raise ValueError(f"is {value!r}, which is not a directory: create it, or name another one")
     return str(path.resolve())
+
+
+def _path(value: str) -> str:
+    return str(Path(value).expanduser().resolve())
+
+
+def _cache_size(value: str) -> int:
+    size = parse_size(value)
+    if size < _SMALLEST_CACHE:
+        raise ValueError(f"is {value!r}, but must be at least 1 GB")
+    return size
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -111,7 +125,6 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
 
 
 _SEALED = "encrypted and signed messages"
-_CACHE = "the artifact cache"
 _SLACK = "Slack notices"
 
 
@@ -223,9 +236,11 @@ class Settings(HomeSettings, ServerSettings):
     store_patience: float = option(
         600.0, "how long a store may fail before the attempt is given up", parse_duration, metavar="DURATION"
     )
-    cache_create: bool = option(False, "create the cache directory", boolean, metavar="BOOL", later=_CACHE)
-    cache_dir: str = option("", "artifact cache", metavar="DIR", later=_CACHE)
-    cache_size: int = option(0, "its largest size, at least 1 GB", parse_size, metavar="SIZE", later=_CACHE)
+    cache_create: bool = option(False, "create the cache's directory if it is not there", boolean, metavar="BOOL")
+    cache_dir: str = option(
+        "", "directory to keep immutable artifacts in, which runners of this machine share [none]", _path, metavar="DIR"
+    )
+    cache_size: int = option(0, "the most disk that it may take, at least 1 GB", _cache_size, metavar="SIZE")
 
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
@@ -261,6 +276,12 @@ class Settings(HomeSettings, ServerSettings):
         found = super().faults()
         if bool(self.s3_cert) != bool(self.s3_key):
             found.append("--s3-cert and --s3-key belong together: give both or neither")
+        if self.cache_dir and not self.cache_size:
+            found.append("--cache-dir needs a --cache-size of at least 1 GB")
+        if self.cache_dir and not self.cache_create and not Path(self.cache_dir).is_dir():
+            found.append(
+                f"--cache-dir is {self.cache_dir!r}, which is not a directory: create it, or give --cache-create"
+            )
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found

@@ -16,6 +16,7 @@ from runner.intake import Plan
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
+from runner.machine.disk import Claim, Disk
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
 from runner.reports import Reports
@@ -49,6 +50,7 @@ class Parts:
     loop: Loop
     signals: Signals
     allocator: Allocator
+    disk: Disk
     reports: Reports
     reasons: Reasons
     suspended: Callable[[], bool]
@@ -61,7 +63,7 @@ class Supervisor:
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self._settings, self._parts = settings, parts
         self._loop, self._signals, self._clock = parts.loop, parts.signals, parts.clock
-        self._servers, self._allocator = parts.servers, parts.allocator
+        self._servers, self._allocator, self._disk = parts.servers, parts.allocator, parts.disk
         self._queues = Queues(parts.servers, parts.allocator, parts.clock, parts.reasons)
         self._ledger = Ledger()
         self._running: list[Running] = []
@@ -103,6 +105,7 @@ class Supervisor:
         for running in self._running:
             running.keep_alive()
         self._parts.reports.pump()
+        self._disk.tend(self._claims)
         more = False
         if self._taking:
             self._resting = False
@@ -121,6 +124,10 @@ class Supervisor:
         if reason:
             log.info("ending: %s", reason)
         return bool(reason)
+
+    @property
+    def _claims(self) -> list[Claim]:
+        return [running.claim for running in self._running]
 
     @property
     def _taking(self) -> bool:
@@ -255,6 +262,7 @@ class Supervisor:
                 return
             plan = intake.plan(wanted, self._allocator)
             if self._allocator.fits(plan.need):
+                self._disk.check(plan.need.hdd, self._claims)
                 self._start(wanted, plan, server, delivery)
             else:
                 self._queues.hold(delivery.queue, plan.need)
@@ -322,4 +330,6 @@ class Supervisor:
             allow_env_secrets=given.allow_env_secrets,
             schema_logs=given.schema_logs,
             debug=given.debug,
+            cache_dir=given.cache_dir,
+            cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

@@ -36,7 +36,7 @@ class Watch:
         self._orphaned = False
         self._returning = False
         self._deadline, self._limit = float("inf"), ""
-        self._cancelled = False
+        self._end: RunnerError | None = None
         loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
         loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
 
@@ -51,7 +51,11 @@ class Watch:
 
     def cancel(self) -> None:
         """The experimenter wants the experiment to end."""
-        self._cancelled = True
+        self.end(Cancelled("the experimenter stopped it"))
+
+    def end(self, why: RunnerError) -> None:
+        """The attempt has to end, since ``why``; the first reason counts."""
+        self._end = self._end or why
 
     def returning(self) -> None:
         """From now on only the supervisor's death is a reason not to go on."""
@@ -71,7 +75,7 @@ class Watch:
     def serve(self, seconds: float = TICK) -> None:
         """Wait until something happens, that long at most.
 
-        Raises Orphaned, Stopped, Cancelled, or ExperimentError when the time is up.
+        Raises Orphaned, Stopped, what ``end`` was told, or ExperimentError when the time is up.
         """
         self._loop.run_once(min(seconds, TICK))
         if self._orphaned:
@@ -80,7 +84,7 @@ class Watch:
             return
         if self._signals.stops:
             raise Stopped("the runner was told to stop")
-        if self._cancelled:
-            raise Cancelled("the experimenter stopped it")
+        if self._end:
+            raise self._end
         if time.time() >= self._deadline:
             raise ExperimentError(f"it was stopped at its time limit ({self._limit})")

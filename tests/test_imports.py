@@ -16,11 +16,12 @@ LAYERS: list[list[str]] = [
     ["cli"],
     ["serve", "submit", "listen", "explain", "attempt_process"],
     ["supervisor", "attempt"],
-    ["running"],
+    ["running", "disk_use"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
     ["checkpoints", "record"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "worker", "reasons"],
-    ["manifest"],
+    ["cache"],
+    ["cache_entries", "trees", "manifest"],
     [
         "unpacking",
         "packing",
@@ -37,6 +38,8 @@ LAYERS: list[list[str]] = [
     ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "sealing"],
     [
         "machine.allocate",
+        "machine.disk",
+        "machine.hoard",
         "queues.base",
         "queues.discovery",
         "queues.confirmed",

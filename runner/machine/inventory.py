@@ -14,12 +14,15 @@ _SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def take_stock(directory: Path, *, max_cores: int = 0, max_mem: int = 0, max_disk: int = 0) -> Resources:
-    """Return what experiments may use; 0 means that the machine decides. ``directory`` says which disk."""
+def take_stock(directory: Path, *, max_cores: int = 0, max_mem: int = 0, max_disk: int = 0, kept: int = 0) -> Resources:
+    """Return what experiments may use; 0 means that the machine decides.
+
+    ``directory`` says which disk; ``kept`` is what could be removed from it at any time.
+    """
     return Resources(
         cpus=min(max_cores or cores(), cores()),
         ram=max_mem or int(free_memory() * _SHARE),
-        hdd=max_disk or int(shutil.disk_usage(directory).free * _SHARE),
+        hdd=max_disk or int((shutil.disk_usage(directory).free + kept) * _SHARE),
     )
 
 

@@ -21,4 +21,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if _SERVERS.intersection(fixtures) or item.nodeid.startswith(_PLACES):
             item.add_marker("servers")
     # What takes longest comes first, so that no process is left with all of it at the end.
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/"))
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/test_store_faults.py")))

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -400,6 +401,17 @@ def slowly(body: bytes, seconds: float) -> Callable[[BinaryIO], None]:
     return write
 
 
+def halting(body: bytes, go_on: threading.Event) -> Callable[[BinaryIO], None]:
+    """Send the half of it, and the rest when told to."""
+
+    def write(out: BinaryIO) -> None:
+        out.write(body[: len(body) // 2])
+        go_on.wait(60)
+        out.write(body[len(body) // 2 :])
+
+    return write
+
+
 def test_one_process_downloads_while_others_wait(machine: Machine, server: HttpServer, tmp_path: Path) -> None:
     body = os.urandom(16 * MIB)
     server.objects["/b"] = tagged(body, write=slowly(body, 1.5))
@@ -414,8 +426,8 @@ def test_one_process_downloads_while_others_wait(machine: Machine, server: HttpS
 def test_a_downloader_that_is_killed_leaves_nothing_that_counts(
     machine: Machine, server: HttpServer, tmp_path: Path
 ) -> None:
-    body = os.urandom(16 * MIB)
-    server.objects["/b"] = tagged(body, write=slowly(body, 3))
+    body, go_on = os.urandom(16 * MIB), threading.Event()
+    server.objects["/b"] = tagged(body, write=halting(body, go_on))
     server.objects["/b"].headers["Content-Length"] = str(len(body))
     victim = start(f"http://{server.host}/b", tmp_path)
     until(lambda: machine.disk > 2 * MIB, "something is there", 30)
@@ -424,6 +436,7 @@ def test_a_downloader_that_is_killed_leaves_nothing_that_counts(
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert machine.objects() == []
+    go_on.set()
     digest, told = other.communicate(timeout=60)[0].split(maxsplit=1)
     assert (digest, told) == (hashlib.sha256(body).hexdigest(), "[False]\n")
     assert downloads(server) == 2

@@ -18,6 +18,7 @@ from runner.place import make_home, sweep
 from runner.reasons import Reasons
 from runner.reports import Reports
 from runner.sandbox import interpreters
+from runner.sandbox.environments import Environments
 from runner.servers import open_servers, work_queues
 from runner.settings import Settings
 from runner.supervisor import Parts, Supervisor
@@ -29,12 +30,13 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
     make_home(settings.home)
     sweep(settings.home, keep=settings.debug)
+    Environments(settings.home).tidy(age=settings.environments_age, size=settings.environments_size)
     allocator = Allocator(
         inventory.take_stock(
             settings.home, max_cores=settings.max_cores, max_mem=settings.max_mem, max_disk=settings.max_disk
         )
     )
-    pythons = ", ".join(map(str, interpreters.there())) or "none"
+    pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())

@@ -22,7 +22,13 @@ LAYERS: list[list[str]] = [
     [
         "unpacking",
         "packing",
+        "sandbox.building",
+        "sandbox.complaints",
         "sandbox.environment",
+        "sandbox.environments",
+        "sandbox.indexes",
+        "sandbox.layer",
+        "sandbox.recipe",
         "sandbox.requirements",
         "console",
         "metadata",

@@ -183,7 +183,7 @@ class EnvironmentSettings(HomeSettings):
         many=True,
     )
     uv: str = option(
-        "auto", "build environments with uv: auto (if it is there), never, or its path", _uv, metavar="PATH"
+        "auto", "build environments with uv: auto (if it is there), never, or its path", _uv, metavar="PROGRAM"
     )
     index_patience: float = option(
         300.0, "how long a package index may fail before the attempt is given up", parse_duration, metavar="DURATION"

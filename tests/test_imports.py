@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "listen", "explain", "attempt_process"],
+    ["serve", "submit", "listen", "explain", "prepare", "attempt_process"],
     ["supervisor", "attempt"],
     ["running"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],

@@ -69,9 +69,15 @@ def test_the_newest_fitting_interpreter_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_version_prefix_is_not_a_text_prefix(tmp_path: Path) -> None:
-    fake_python(tmp_path / "python3.10", "3.10.2")
-    with pytest.raises(MachineError):
+    fake_python(tmp_path / "python3.11", "3.11.2")
+    with pytest.raises(MachineError, match=r"no Python 3\.10 .*3\.11\.2"):
         interpreters.find("3.1", [tmp_path])
+
+
+def test_the_number_that_many_writers_make_of_3_10_means_it(tmp_path: Path) -> None:
+    meant = fake_python(tmp_path / "python3.10", "3.10.2")
+    fake_python(tmp_path / "python3.11", "3.11.2")
+    assert interpreters.find("3.1", [tmp_path]).path == meant
 
 
 def test_a_missing_interpreter_is_told_with_what_is_there(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -81,7 +80,7 @@ class Builder:
             self._pip(venv, "--upgrade", *(wanted or ["pip"]))  # without success, the old one has to do
         for each in self._recipe.lists:
             if each.requirements:
-                self._install(venv, self._listed(each.requirements))
+                self._install(venv, self._listed(each))
 
     def _install(self, venv: Path, listed: Path) -> None:
         # What pip has in its cache may be what a proxy damaged: it is asked only once.
@@ -103,9 +102,9 @@ class Builder:
     def _log(self) -> Path:
         return self._job.place.scratch / "pip.log"
 
-    def _listed(self, requirements: Sequence[str]) -> Path:
-        path = self._job.place.scratch / "requirements.txt"
-        path.write_text("\n".join(requirements) + "\n")
+    def _listed(self, each: Installable) -> Path:
+        path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
+        path.write_text("\n".join(each.requirements) + "\n")
         return path
 
     # With uv
@@ -124,30 +123,32 @@ class Builder:
     def _with_uv(self, venv: Path) -> bool:
         """Build it as pip would; false, and nothing left, when uv cannot, whatever the reason."""
         self._make(venv, "--without-pip")
-        if self._seed(venv) and all(self._uv_installs(venv, each) for each in self._recipe.lists):
+        runs = [
+            self._seed(venv),
+            *(["-r", str(self._listed(each))] for each in self._recipe.lists if each.requirements),
+        ]
+        # As pip does; but everything at once, in the end.
+        runs[-1].append("--compile-bytecode")
+        if all(self._run_uv(venv, *words) for words in runs):
             return True
         self._job.say("uv cannot do it: pip is used instead")
         remove(venv)
         return False
 
-    def _seed(self, venv: Path) -> bool:
-        """Install pip, and what else Python's own installer of it would, which has no index asked."""
+    def _seed(self, venv: Path) -> list[str]:
+        """Return uv's words for pip, and what else Python's own installer of it would bring, from where it has it."""
         bundled = self._job.place.scratch / "bundled.txt"
         argv = [str(venv / "bin" / "python"), "-c", _BUNDLED, str(bundled)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
-            return False
+            raise MachineError(f"{self._recipe.python} does not work, its output says why")
         wheels = bundled.read_text().split("\n")
-        return self._run_uv(venv, *wheels, *(["--no-index"] if all(map(os.path.isabs, wheels)) else []))
-
-    def _uv_installs(self, venv: Path, each: Installable) -> bool:
-        return not each.requirements or self._run_uv(venv, "-r", str(self._listed(each.requirements)))
+        return [*wheels, *(["--no-index"] if all(map(os.path.isabs, wheels)) else [])]
 
     def _run_uv(self, venv: Path, *words: str) -> bool:
         argv = [self._uv, "pip", "install", "--python", str(venv / "bin" / "python"), *self._indexes.options_for_uv()]
-        # Links would let experiments write into uv's cache; and pip compiles, and asks all indexes for the best.
-        argv += ["--link-mode", "copy", "--compile-bytecode", "--index-strategy", "unsafe-best-match"]
-        argv += ["--no-progress", "--color", "never", *words]
-        return not self._job.run(argv, self._indexes.variables_for_uv(), _NOWHERE)
+        # Links would let experiments write into uv's cache; and pip asks all indexes for the best.
+        argv += ["--link-mode", "copy", "--index-strategy", "unsafe-best-match", "--no-progress", "--color", "never"]
+        return not self._job.run([*argv, *words], self._indexes.variables_for_uv(), _NOWHERE)
 
 
 def find_uv(wanted: str) -> str:

@@ -33,7 +33,8 @@ _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 
 # Lines that say something. pip before 19 does not begin them with ERROR.
 _USEFUL = re.compile(
-    r"""^(?:ERROR:\ (?!ResolutionImpossible)|\u00d7\ |fatal:\ |error:\ (?!subprocess-exited|metadata-gen|legacy-install))
+    r"""^(?:ERROR:\ (?!ResolutionImpossible)|\u00d7\ |fatal:\ )
+    | ^error:\ (?!subprocess-exited|metadata-generation|legacy-install)
     | ^\w*(?:Error|Exception):\ | ^Could\ not\ | ^No\ matching\ | ^Command\ .*\ failed | ^Double\ requirement
     | ^Invalid\ requirement | \ has\ requirement\ """,
     re.VERBOSE,

@@ -11,38 +11,39 @@ from typing import Any
 from runner.sandbox import environment, layer
 from runner.sandbox.base import Job
 from runner.sandbox.building import Builder, find_uv
-from runner.sandbox.environments import Environment, Environments
+from runner.sandbox.environments import Environment, Environments, Packages
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable, installable, normal_name
 
 
 class VirtualEnvironment:
-    """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own."""
+    """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own.
+
+    ``shared`` is the environment below it, in use by this process from ``prepare`` on; ``built`` if there was none.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._own = job.place.scratch / "venv"
-        self._shared: Environment | None = None
+        self._recipe = recipe_of(job)
+        self._indexes = Indexes.read(environment.for_installer(job, os.environ))
+        self.shared: Environment | None = None
+        self.built = False
 
     def prepare(self) -> None:
-        """Find the shared environment or build it, and lay the attempt's own over it; it is in use from here on."""
-        job, options = self._job, self._job.order.options
-        indexes = Indexes.read(environment.for_installer(job, os.environ))
-        recipe = recipe_of(job)
-        environments = Environments(job.place.home, pause=job.pause)
-        built = False
-
-        def build(venv: Path) -> list[dict[str, Any]]:
-            nonlocal built
-            built = True
-            Builder(job, recipe, indexes, uv=find_uv(options.uv)).build(venv)
-            return installed(str(layer.site_packages(venv)))
-
-        self._shared = environments.use(recipe.key(indexes), build)
-        if built:
+        """Find the shared environment or build it, and lay the attempt's own over it."""
+        options = self._job.order.options
+        environments = Environments(self._job.place.home, pause=self._job.pause)
+        self.shared = environments.use(self._recipe.key(self._indexes), self._build)
+        if self.built:
             environments.tidy(age=options.environments_age, size=options.environments_size)
-        layer.lay(self._shared.venv, self._own)
+        layer.lay(self.shared.venv, self._own)
+
+    def _build(self, venv: Path) -> Packages:
+        self.built = True
+        Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv)).build(venv)
+        return installed(str(layer.site_packages(venv)))
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Return the experiment's argv and environment, for a start in the workspace."""
@@ -51,9 +52,9 @@ class VirtualEnvironment:
         variables["VIRTUAL_ENV"] = str(self._own)
         return [str(programs / "python"), request.filename, *request.args], variables
 
-    def packages(self) -> list[dict[str, Any]]:
+    def packages(self) -> Packages:
         """Return what was installed when the environment was built."""
-        return self._shared.packages if self._shared else []
+        return self.shared.packages if self.shared else []
 
 
 def recipe_of(job: Job) -> Recipe:

@@ -75,6 +75,10 @@ class Builder:
 
     def _with_pip(self, venv: Path) -> None:
         self._make(venv)
+        self.install(venv)
+
+    def install(self, venv: Path) -> None:
+        """Install the recipe's lists with pip, into an environment that is made already. Raises as ``build``."""
         if _pip_version(venv) < _MODERN_PIP:
             wanted = [line for line in self._recipe.lists[0].requirements if normal_name(line) == "pip"]
             self._pip(venv, "--upgrade", *(wanted or ["pip"]))  # without success, the old one has to do

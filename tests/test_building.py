@@ -18,7 +18,7 @@ from runner.errors import MachineError, RequirementError, Unavailable
 from runner.events import Options, Order
 from runner.place import Place
 from runner.sandbox import interpreters, layer
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, Run
 from runner.sandbox.building import Builder
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe
@@ -184,28 +184,60 @@ def test_other_pythons_work_for_experiments(tmp_path: Path, offered: HttpServer,
     assert "pie" in listing
 
 
-def test_what_uv_cannot_do_pip_does_and_the_second_attempt_runs_no_program(
+BACKEND = """
+import zipfile
+def build_editable(directory, *_):
+    with zipfile.ZipFile(f"{directory}/fig-1-py3-none-any.whl", "w") as wheel:
+        import os; wheel.writestr("fig.pth", os.getcwd())
+        wheel.writestr("fig-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: fig\\nVersion: 1\\n")
+        wheel.writestr("fig-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("fig-1.dist-info/RECORD", "")
+    return "fig-1-py3-none-any.whl"
+build_wheel = build_editable
+"""
+PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+def repository(root: Path) -> str:
+    """Make a git repository with the package ``fig``; return the requirement for it."""
+    (root / "fig").mkdir(parents=True)
+    for name, text in (("pyproject.toml", PROJECT), ("backend.py", BACKEND), ("fig/__init__.py", "taste = 'sweet'\n")):
+        (root / name).write_text(text)
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    return f"-e git+file://{root}#egg=fig"
+
+
+def test_an_editable_package_is_installed_and_the_second_attempt_runs_no_program(
     tmp_path: Path, offered: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in settings(offered.host).environ.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("runner.sandbox.venv.find_uv", lambda _: "/bin/false")
-    first = VirtualEnvironment(job(tmp_path / "home", pythonenv=["apple==1"], pip=["plum"]))
-    first.prepare()
-    assert first.built
-    (tmp_path / "home" / "experiments" / "name-1").rename(tmp_path / "done")
+    lines = ("apple==1", repository(tmp_path / "repository"))
+
+    def attempt(run: Run) -> VirtualEnvironment:
+        made = dataclasses.replace(job(tmp_path / "home"), run=run)
+        wanted = dataclasses.replace(made.request, pythonenv=lines, pip=("plum",))
+        environment = VirtualEnvironment(dataclasses.replace(made, request=wanted))
+        environment.prepare()
+        argv, env = environment.command()
+        code = "import apple, fig, sys; print(apple.version, fig.taste, fig.__file__.split('/')[-4], sys.prefix)"
+        said = subprocess.check_output([argv[0], "-c", code], env=env, text=True)
+        assert said == f"1 sweet src {made.place.scratch}/venv\n"
+        made.place.root.rename(tmp_path / str(time.monotonic_ns()))
+        return environment
 
     def refuse(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
         raise AssertionError(f"{argv} is run")
 
-    again = dataclasses.replace(job(tmp_path / "home", pythonenv=["apple==1"], pip=["plum"]), run=refuse)
-    second = VirtualEnvironment(again)
-    second.prepare()
+    first, second = attempt(run), attempt(refuse)
     assert second.packages() == first.packages() != []
-    argv, env = second.command()
-    assert argv[0].startswith(str(again.place.scratch))
-    said = subprocess.check_output([argv[0], "-c", "import apple; print(apple.version)"], env=env, text=True)
-    assert said == "1\n"
     for each in (first, second):
-        assert each.shared is not None
+        assert each.shared is not None and each.shared.intact(thoroughly=True)
         each.shared.close()
+
+
+def test_what_uv_cannot_do_pip_does(tmp_path: Path, offered: HttpServer) -> None:
+    Builder(job(tmp_path), recipe(["plum"]), settings(offered.host), uv="/bin/false").build(tmp_path / "venv")
+    assert packages(tmp_path / "venv")["plum"] == "1"

@@ -60,7 +60,8 @@ class Builder:
         for remark in [remark for each in self._recipe.lists for remark in each.remarks]:
             self._job.say(remark)
         if not (self._uv and self._suits_uv() and self._with_uv(venv)):
-            self._with_pip(venv)
+            self._make(venv)
+            self.install(venv)
 
     def _make(self, venv: Path, *options: str) -> None:
         self._job.say(f"making a virtual environment with Python {self._recipe.version}")
@@ -73,10 +74,6 @@ class Builder:
 
     # With pip
 
-    def _with_pip(self, venv: Path) -> None:
-        self._make(venv)
-        self.install(venv)
-
     def install(self, venv: Path) -> None:
         """Install the recipe's lists with pip, into an environment that is made already. Raises as ``build``."""
         if _pip_version(venv) < _MODERN_PIP:
@@ -85,6 +82,9 @@ class Builder:
         for each in self._recipe.lists:
             if each.requirements:
                 self._install(venv, self._listed(each))
+        if (venv / "src").exists():  # checkouts of editable packages: others are compiled by pip
+            argv = [str(venv / "bin" / "python"), "-m", "compileall", "-q", str(venv / "src")]
+            self._job.run(argv, self._indexes.environ, _NOWHERE)
 
     def _install(self, venv: Path, listed: Path) -> None:
         # What pip has in its cache may be what a proxy damaged: it is asked only once.

@@ -126,7 +126,8 @@ class Environment:
 
     def spoil(self) -> None:
         """Let nobody use it any more who does not use it yet."""
-        (self.directory / _READY).replace(self.directory / _SPOILED)
+        with suppress(FileNotFoundError):  # it is spoiled already
+            (self.directory / _READY).replace(self.directory / _SPOILED)
 
     def close(self) -> None:
         """Let go of it."""

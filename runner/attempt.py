@@ -61,7 +61,7 @@ class Attempt:
         self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
         self._began = time.time()
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
-        options = _store_options(order)
+        options = store_options(order)
         self._stores = Stores(options, sleep=watch.pause)
         self._back = Stores(options, sleep=time.sleep)
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
@@ -261,7 +261,8 @@ def _limits(wanted: request.Request) -> str:
     return ", ".join(limits) or "96h, since the message sets none"
 
 
-def _store_options(order: Order) -> StoreOptions:
+def store_options(order: Order) -> StoreOptions:
+    """Return what an attempt's stores are told of the operator's options."""
     given = order.options
     return StoreOptions(
         s3_ca=given.s3_ca,

@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 
 from runner import __version__, log
-from runner.errors import ConfigError, RunnerError
+from runner.errors import ConfigError, RequestError, RunnerError
 from runner.settings import HelpWanted, Settings, read
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
        studio-runner explain [option ...] QUEUE
+       studio-runner prepare [option ...] MESSAGE.json
        studio-runner listen [option ...] QUEUE
        studio-runner --version
 
@@ -24,7 +25,14 @@ Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"attempt": _attempt, "submit": _submit, "listen": _listen, "explain": _explain, "--version": _version}
+    commands = {
+        "attempt": _attempt,
+        "submit": _submit,
+        "listen": _listen,
+        "explain": _explain,
+        "prepare": _prepare,
+        "--version": _version,
+    }
     try:
         if words and words[0] in commands:
             return commands[words[0]](words[1:])
@@ -32,10 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HelpWanted as wanted:
         print(wanted)  # noqa: T201 -- talking to the user
         return 0
-    except ConfigError as error:
+    except (ConfigError, RequestError) as error:
         for fault in error.faults:
             print(f"studio-runner: {fault}", file=sys.stderr)  # noqa: T201
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     except RunnerError as error:
         print(f"studio-runner: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -66,6 +74,13 @@ def _explain(words: list[str]) -> int:
     from runner.explain import main as explain  # noqa: PLC0415
 
     return explain(words)
+
+
+def _prepare(words: list[str]) -> int:
+    from runner.prepare import main as prepare  # noqa: PLC0415
+
+    log.start(log.level_of(os.environ.get("LOGXI", "")))
+    return prepare(words)
 
 
 def _listen(words: list[str]) -> int:

@@ -37,6 +37,10 @@ class ExperimentError(RunnerError):
     """The attempt failed and it is the experiment's own doing: its code, requirements, artifacts or limits."""
 
 
+class RequirementError(ExperimentError):
+    """A requirement of the experiment's cannot be installed, here or elsewhere."""
+
+
 class MachineError(RunnerError):
     """This machine cannot run the experiment; another one may."""
 

@@ -35,6 +35,10 @@ class Options:
     google_metadata: bool = False
     google_endpoint: str = ""
     store_patience: float = 600.0
+    index_patience: float = 300.0
+    uv: str = "auto"
+    environments_age: float = 0.0
+    environments_size: int = 0
     env_allow: tuple[str, ...] = ()
     allow_env_secrets: bool = False
     schema_logs: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner import request
@@ -29,7 +30,7 @@ def read(delivery: Delivery, settings: Settings) -> Request:
     return wanted
 
 
-def plan(wanted: Request, allocator: Allocator) -> Plan:
+def plan(wanted: Request, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:
     """Say what the request gets. Raises MachineError when this machine could never run it."""
     need = Resources(wanted.resources.cpus, wanted.resources.ram, wanted.resources.hdd)
     if wanted.resources.gpus:
@@ -38,4 +39,4 @@ def plan(wanted: Request, allocator: Allocator) -> Plan:
         raise MachineError(
             f"experiment {wanted.key!r} needs {need}, but this runner has {allocator.total} to give at most"
         )
-    return Plan(need, interpreters.find(wanted.pythonver))
+    return Plan(need, interpreters.find(wanted.pythonver, more=python_dirs))

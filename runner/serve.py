@@ -21,6 +21,7 @@ from runner.place import make_home, sweep
 from runner.reasons import Reasons
 from runner.reports import Reports
 from runner.sandbox import interpreters
+from runner.sandbox.environments import Environments
 from runner.servers import open_servers, work_queues
 from runner.settings import Settings
 from runner.supervisor import Parts, Supervisor
@@ -42,7 +43,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             kept=sum(hoard.used() for hoard in hoards.values()),
         )
     )
-    pythons = ", ".join(map(str, interpreters.there())) or "none"
+    pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -73,7 +74,9 @@ def _hoards(settings: Settings) -> dict[str, Hoard]:
         cache.shrink(settings.cache_size)
         if cache.root.stat().st_dev == settings.home.stat().st_dev:
             hoards["cache"] = cache
-    # The environments belong here: hoards["environments"] = Environments(settings.home)
+    environments = Environments(settings.home)
+    environments.tidy(age=settings.environments_age, size=settings.environments_size)
+    hoards["environments"] = environments
     return hoards
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import tempfile
 import textwrap
@@ -74,6 +75,15 @@ def _cache_size(value: str) -> int:
     if size < _SMALLEST_CACHE:
         raise ValueError(f"is {value!r}, but must be at least 1 GB")
     return size
+
+
+def _uv(value: str) -> str:
+    if value in ("auto", "never"):
+        return value
+    path = Path(value).expanduser()
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise ValueError(f"is {value!r}, but must be auto, never, or the path of uv")
+    return str(path.absolute())
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -175,7 +185,38 @@ class HomeSettings:
 
 
 @dataclass(frozen=True)
-class Settings(HomeSettings, ServerSettings):
+class EnvironmentSettings(HomeSettings):
+    """How the environments of experiments are built and kept. Sizes are in bytes, durations in seconds."""
+
+    python_dirs: tuple[str, ...] = option(
+        (),
+        "more Pythons for experiments than those of PATH, pyenv and uv: in this directory, its bin or */bin",
+        _directories,
+        metavar="DIR",
+        many=True,
+    )
+    uv: str = option(
+        "auto", "build environments with uv: auto (if it is there), never, or its path", _uv, metavar="PROGRAM"
+    )
+    index_patience: float = option(
+        300.0, "how long a package index may fail before the attempt is given up", parse_duration, metavar="DURATION"
+    )
+    environments_size: int = option(
+        50 * 1000**3,
+        "largest size of all built environments; those used longest ago go first [50gb; 0: any]",
+        parse_size,
+        metavar="SIZE",
+    )
+    environments_age: float = option(
+        30 * 86400.0,
+        "how long an environment is kept that nobody uses [30d; 0: for ever]",
+        parse_duration,
+        metavar="DURATION",
+    )
+
+
+@dataclass(frozen=True)
+class Settings(EnvironmentSettings, ServerSettings):
     """The options of the runner itself. Sizes are in bytes, durations in seconds."""
 
     queue: tuple[str, ...] = option(

@@ -260,7 +260,7 @@ class Supervisor:
             wanted = intake.read(delivery, self._settings)
             if self._known(wanted, server, delivery):
                 return
-            plan = intake.plan(wanted, self._allocator)
+            plan = intake.plan(wanted, self._allocator, self._settings.python_dirs)
             if self._allocator.fits(plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
                 self._start(wanted, plan, server, delivery)
@@ -326,6 +326,10 @@ class Supervisor:
             google_metadata=given.google_metadata,
             google_endpoint=given.google_endpoint,
             store_patience=given.store_patience,
+            index_patience=given.index_patience,
+            uv=given.uv,
+            environments_age=given.environments_age,
+            environments_size=given.environments_size,
             env_allow=given.env_allow,
             allow_env_secrets=given.allow_env_secrets,
             schema_logs=given.schema_logs,

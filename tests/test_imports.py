@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "listen", "explain", "attempt_process"],
+    ["serve", "submit", "listen", "explain", "prepare", "attempt_process"],
     ["supervisor", "attempt"],
     ["running", "disk_use"],
     ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
@@ -25,7 +25,13 @@ LAYERS: list[list[str]] = [
     [
         "unpacking",
         "packing",
+        "sandbox.building",
+        "sandbox.complaints",
         "sandbox.environment",
+        "sandbox.environments",
+        "sandbox.indexes",
+        "sandbox.layer",
+        "sandbox.recipe",
         "sandbox.requirements",
         "console",
         "metadata",

@@ -69,9 +69,15 @@ def test_the_newest_fitting_interpreter_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_version_prefix_is_not_a_text_prefix(tmp_path: Path) -> None:
-    fake_python(tmp_path / "python3.10", "3.10.2")
-    with pytest.raises(MachineError):
+    fake_python(tmp_path / "python3.11", "3.11.2")
+    with pytest.raises(MachineError, match=r"no Python 3\.10 .*3\.11\.2"):
         interpreters.find("3.1", [tmp_path])
+
+
+def test_the_number_that_many_writers_make_of_3_10_means_it(tmp_path: Path) -> None:
+    meant = fake_python(tmp_path / "python3.10", "3.10.2")
+    fake_python(tmp_path / "python3.11", "3.11.2")
+    assert interpreters.find("3.1", [tmp_path]).path == meant
 
 
 def test_a_missing_interpreter_is_told_with_what_is_there(tmp_path: Path) -> None:
@@ -79,6 +85,34 @@ def test_a_missing_interpreter_is_told_with_what_is_there(tmp_path: Path) -> Non
     (tmp_path / "python3.11").write_text("broken")
     with pytest.raises(MachineError, match=r"no Python 3\.11 .*3\.9\.18"):
         interpreters.find("3.11", [tmp_path])
+
+
+def test_interpreters_are_looked_for_in_path_pyenv_uv_and_where_the_operator_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {
+        "3.6.15": "named/python3.6",
+        "3.7.16": "named/bin/python3.7",
+        "3.8.18": "named/cpython/bin/python3.8",
+        "3.9.18": "path/python3.9",
+        "3.10.13": "pyenv/versions/3.10.13/bin/python3.10",
+        "3.14.0": "uv/cpython-3.14.0-linux-x86_64-gnu/bin/python3.14",
+    }
+    for version, place in places.items():
+        fake_python(tmp_path / place, version)
+    monkeypatch.setenv("PATH", f"{tmp_path}/path:/bin:/usr/bin")
+    monkeypatch.setenv("PYENV_ROOT", f"{tmp_path}/pyenv")
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", f"{tmp_path}/uv")
+    for version, place in places.items():
+        assert interpreters.find(version, more=[f"{tmp_path}/named"]).path == tmp_path / place
+    with pytest.raises(MachineError, match=r"no Python 3\.6\.15"):
+        interpreters.find("3.6.15")
+
+
+def test_an_interpreter_that_is_not_cpython_is_left_out(tmp_path: Path) -> None:
+    fake_python(tmp_path / "python3.10", "")
+    with pytest.raises(MachineError, match="none at all"):
+        interpreters.find("3.10", [tmp_path])
 
 
 def test_the_running_interpreter_is_found_where_it_is() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import MachineError
 
 _NAME = re.compile(r"python(\d(\.\d+)?)?$")
-_QUESTION = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+# Other implementations have Python's version too, but not its compiled packages.
+_QUESTION = "import sys; print('' if hasattr(sys, 'pypy_version_info') else '%d.%d.%d' % sys.version_info[:3])"
+
+# Many writers make 3.1 of the number 3.10, and nobody wants the Python of 2009.
+_MEANT: dict[tuple[int, ...], tuple[int, ...]] = {(3, 1): (3, 10)}
 
 
 @dataclass(frozen=True)
@@ -26,30 +30,36 @@ class Interpreter:
         return ".".join(map(str, self.version))
 
 
-def find(wanted: str, directories: list[Path] | None = None) -> Interpreter:
+def find(wanted: str, directories: list[Path] | None = None, *, more: Sequence[str] = ()) -> Interpreter:
     """Return the newest installed interpreter whose version ``wanted`` (``3``, ``3.11``, ``3.11.4``) is a prefix of.
 
-    ``directories`` are searched instead of PATH and pyenv's. Raises MachineError naming what is there.
+    ``directories`` are searched instead of PATH, pyenv's and uv's; ``more`` (``--python-dirs``) besides them, and
+    before them. Raises MachineError naming what is there.
     """
     prefix = tuple(int(part) for part in wanted.split("."))
-    there = _installed(prefix[0], _directories() if directories is None else directories)
+    prefix = _MEANT.get(prefix, prefix)
+    there = _installed(prefix[0], _directories(more) if directories is None else directories)
     fitting = [one for one in there if one.version[: len(prefix)] == prefix]
     if not fitting:
         known = ", ".join(sorted({str(one) for one in there})) or "none at all"
-        raise MachineError(f"this machine has no Python {wanted} for the experiment (it has {known}): install it")
+        named = ".".join(map(str, prefix))
+        raise MachineError(f"this machine has no Python {named} for the experiment (it has {known}): install it")
     return max(fitting, key=lambda one: one.version)
 
 
-def there(directories: list[Path] | None = None) -> list[Interpreter]:
-    """Return every interpreter that works, the newest last."""
-    searched = _directories() if directories is None else directories
+def there(directories: list[Path] | None = None, *, more: Sequence[str] = ()) -> list[Interpreter]:
+    """Return every interpreter that works, the newest last; see ``find``."""
+    searched = _directories(more) if directories is None else directories
     return sorted(_installed(2, searched) + _installed(3, searched), key=lambda one: one.version)
 
 
-def _directories() -> list[Path]:
+def _directories(more: Sequence[str]) -> list[Path]:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     path = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
-    return path + sorted(pyenv.glob("*/bin"))
+    named = [place for each in more for place in (Path(each), Path(each, "bin"), *sorted(Path(each).glob("*/bin")))]
+    return named + path + sorted(pyenv.glob("*/bin")) + sorted(uv.glob("*/bin"))
 
 
 def _installed(major: int, directories: list[Path]) -> list[Interpreter]:

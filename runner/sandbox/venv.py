@@ -1,110 +1,75 @@
-"""Virtual environments, cached by content: the second attempt with the same requirement lists starts at once."""
+"""Virtual environments: a shared one, cached by content, and over it a thin one of the attempt's own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
-from runner.errors import ExperimentError, MachineError
-from runner.locks import try_lock
-from runner.sandbox import environment
+from runner.sandbox import environment, layer
 from runner.sandbox.base import Job
-from runner.sandbox.requirements import installable, normal_name
-
-_READY = "ready.json"
-"""Written last, in one step: an environment without it is a broken build, and is built again."""
+from runner.sandbox.building import Builder, find_uv
+from runner.sandbox.environments import Environment, Environments, Packages
+from runner.sandbox.indexes import Indexes
+from runner.sandbox.recipe import Recipe, identity, located
+from runner.sandbox.requirements import Installable, installable, normal_name
 
 
 class VirtualEnvironment:
-    """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own."""
+    """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own.
+
+    ``shared`` is the environment below it, in use by this process from ``prepare`` on; ``built`` if there was none.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        studioml = next(iter(sorted((job.place.workspace / "dist").glob("studioml-*.tar.gz"))), None)
-        self._studioml = str(studioml) if studioml else ""
-        self._lists = [installable(each, studioml=self._studioml) for each in (job.request.pythonenv, job.request.pip)]
-        self._directory = job.place.home / "environments" / self._key()
-
-    def _key(self) -> str:
-        digest = hashlib.sha256()
-        parts = [self._job.order.python, self._job.order.version]
-        parts += [requirement for each in self._lists for requirement in ("", *sorted(each.requirements))]
-        digest.update("\n".join(parts).encode())
-        if self._studioml:
-            digest.update(Path(self._studioml).read_bytes())
-        return digest.hexdigest()[:32]
+        self._own = job.place.scratch / "venv"
+        self._recipe = recipe_of(job)
+        self._indexes = Indexes.read(environment.for_installer(job, os.environ))
+        self.shared: Environment | None = None
+        self.built = False
 
     def prepare(self) -> None:
-        """Find the environment or build it; one attempt builds while others that want the same one wait."""
-        if not self._ready.exists():
-            with _locked(self._directory.with_suffix(".lock"), self._job.pause):
-                if not self._ready.exists():
-                    self._build()
-        os.utime(self._ready)  # when it was used last
+        """Find the shared environment or build it, and lay the attempt's own over it."""
+        options = self._job.order.options
+        environments = Environments(self._job.place.home, pause=self._job.pause)
+        self.shared = environments.use(self._recipe.key(self._indexes), self._build)
+        if self.built:
+            environments.tidy(age=options.environments_age, size=options.environments_size)
+        layer.lay(self.shared.venv, self._own)
 
-    @property
-    def _ready(self) -> Path:
-        return self._directory / _READY
-
-    def _build(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._make()
-        for each in self._lists:
-            for remark in each.remarks:
-                self._job.say(remark)
-            self._install(each.requirements)
-        unfinished = self._directory / f".{_READY}"
-        unfinished.write_text(json.dumps(installed(self._site_packages())))
-        unfinished.replace(self._ready)
-
-    def _make(self) -> None:
-        order = self._job.order
-        self._job.say(f"making a virtual environment with Python {order.version}")
-        argv = [order.python, "-m", "venv", str(self._directory)]
-        if self._job.run(argv, environment.for_installer(self._job, os.environ), self._job.place.root):
-            raise MachineError(
-                f"{order.python} cannot make virtual environments, its output says why (Debian: install python3-venv)"
-            )
-
-    def _install(self, requirements: Sequence[str]) -> None:
-        if not requirements:
-            return
-        listed = self._job.place.scratch / "requirements.txt"
-        listed.write_text("\n".join(requirements) + "\n")
-        argv = [str(self._python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-        argv += ["--progress-bar", "off", "-r", str(listed)]
-        status = self._job.run(argv, environment.for_installer(self._job, os.environ), self._job.place.workspace)
-        if status:
-            raise ExperimentError(
-                f"the requirements could not be installed: pip ended with exit status {status}, its output says why"
-            )
+    def _build(self, venv: Path) -> Packages:
+        self.built = True
+        Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv)).build(venv)
+        return installed(str(layer.site_packages(venv)))
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Return the experiment's argv and environment, for a start in the workspace."""
-        request = self._job.request
-        variables = environment.for_experiment(self._job, os.environ, self._python.parent)
-        variables["VIRTUAL_ENV"] = str(self._directory)
-        return [str(self._python), request.filename, *request.args], variables
+        request, programs = self._job.request, self._own / "bin"
+        variables = environment.for_experiment(self._job, os.environ, programs)
+        variables["VIRTUAL_ENV"] = str(self._own)
+        return [str(programs / "python"), request.filename, *request.args], variables
 
-    def packages(self) -> list[dict[str, Any]]:
+    def packages(self) -> Packages:
         """Return what was installed when the environment was built."""
-        listed: list[dict[str, Any]] = json.loads(self._ready.read_text())
-        return listed
+        return self.shared.packages if self.shared else []
 
-    @property
-    def _python(self) -> Path:
-        return self._directory / "bin" / "python"
 
-    def _site_packages(self) -> str:
-        return str(next(self._directory.glob("lib/python*/site-packages")))
+def recipe_of(job: Job) -> Recipe:
+    """Say what a job's environment is made of (protocol section 5)."""
+    workspace = job.place.workspace
+    studioml = next(iter(sorted((workspace / "dist").glob("studioml-*.tar.gz"))), "")
+    lists: list[Installable] = []
+    paths: list[Path] = []
+    for lines in (job.request.pythonenv, job.request.pip):
+        made = installable(lines, studioml=str(studioml))
+        requirements, local = located(made.requirements, workspace)
+        lists.append(Installable(requirements, made.remarks))
+        paths += local
+    python = job.order.python
+    return Recipe(python, job.order.version, identity(python), tuple(lists), tuple(paths))
 
 
 def installed(site_packages: str) -> list[dict[str, Any]]:
@@ -130,12 +95,3 @@ def _dependencies(one: Distribution, found: dict[str, Distribution]) -> list[dic
 def _specifier(requirement: str) -> str:
     match = re.search(r"[<>=!~][^;)]*", requirement.partition(";")[0])
     return match[0].strip() if match else "Any"
-
-
-@contextmanager
-def _locked(path: Path, pause: Callable[[float], None]) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as held:
-        while not try_lock(held):
-            pause(0.2)
-        yield

@@ -1,0 +1,101 @@
+"""``studio-runner prepare MESSAGE.json``: build the environment that a message needs, before it comes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from runner import request
+from runner.archive import Budget
+from runner.artifacts import Artifacts
+from runner.attempt import store_options
+from runner.errors import ConfigError, MachineError
+from runner.events import Options, Order
+from runner.place import Place, make_home, placed
+from runner.request import Request
+from runner.sandbox import interpreters
+from runner.sandbox.base import Job
+from runner.sandbox.venv import VirtualEnvironment
+from runner.settings import Settings, read
+from runner.storage.stores import Stores
+from runner.units import format_duration
+
+_USAGE = """studio-runner prepare [option ...] MESSAGE.json
+
+Builds the environment of the experiment in a message, as an attempt at it on this machine would find it. Give it the
+options that the runner has, --working-dir above all. Its workspace is fetched, for it may hold packages."""
+
+
+@dataclass(frozen=True)
+class PrepareSettings(Settings):
+    """The options of the runner; those of queues are of no use here, and may be missing."""
+
+    def faults(self) -> list[str]:
+        """Nothing is wrong with options that are not used."""
+        return []
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Build, or find that it is there; return 0. Raises RequestError with all faults of the message, among others."""
+    settings, rest = read(PrepareSettings, arguments, os.environ, usage=_USAGE, words=True)
+    if len(rest) != 1:
+        raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
+    wanted = request.parse(_content(rest[0]), allow_env_secrets=settings.allow_env_secrets)
+    make_home(settings.home)
+    order = _order(wanted, settings)
+    began = time.monotonic()
+    with placed(settings.home, wanted.key, keep=False) as place:
+        _fetch_workspace(wanted, order, place)
+        sandbox = VirtualEnvironment(Job(wanted, order, place, _run, _say, time.sleep))
+        sandbox.prepare()
+    how = f"built in {format_duration(round(time.monotonic() - began, 1))}" if sandbox.built else "there already"
+    assert sandbox.shared is not None  # noqa: S101 -- prepared above
+    _say(
+        f"the environment of experiment {wanted.key!r} is {how}: Python {order.version} with "
+        f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.venv}"
+    )
+    return 0
+
+
+def _content(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _order(wanted: Request, settings: Settings) -> Order:
+    given = {field.name: getattr(settings, field.name) for field in fields(Options) if hasattr(settings, field.name)}
+    interpreter = interpreters.find(wanted.pythonver, more=settings.python_dirs)
+    return Order(
+        document=wanted.document,
+        queue="",
+        failures=0,
+        redeliveries=None,
+        allowed=1,
+        python=str(interpreter.path),
+        version=str(interpreter),
+        reported=False,
+        options=Options(**{**given, "home": str(settings.home), "file_roots": settings.file_root}),
+    )
+
+
+def _fetch_workspace(wanted: Request, order: Order, place: Place) -> None:
+    if workspace := wanted.artifacts.get("workspace"):
+        artifacts = Artifacts([workspace], place, Budget(wanted.resources.hdd or None))
+        artifacts.fetch(workspace, Stores(store_options(order), sleep=time.sleep), lambda: None)
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
+    try:
+        return subprocess.run(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
+
+
+def _say(sentence: str) -> None:
+    print(f"studio-runner: {sentence}", flush=True)  # noqa: T201 -- talking to the user

@@ -1,0 +1,66 @@
+"""What pip says of why it failed, read from its own log (``pip --log``): whose fault it was, in one sentence.
+
+An index that is down is easily taken for one that does not have the package. pip of all versions notes in its log, and
+only there, what it could not fetch before it said that there is "no matching distribution".
+"""
+
+from __future__ import annotations
+
+import re
+
+from runner.errors import MachineError, RequirementError, RunnerError, Unavailable
+from runner.redaction import public
+
+# Since pip 20.
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT[\d:,.]+ ", re.MULTILINE)
+# What follows is pip's own traceback.
+_TRACEBACK = re.compile(r"^\s*Exception information:$.*", re.MULTILINE | re.DOTALL)
+
+# An index may say 403, 404 or 410 of what it does not have. Hashes come from the index too: a proxy damaged the file.
+_NETWORK = re.compile(
+    r"""Could\ not\ fetch\ URL\ \S+\ (?!(?:403|404|410)\ )
+    | Retrying\ \(Retry\(
+    | \b5\d\d\ Server\ Error | \b(?:401|407|408|425|429)\ Client\ Error
+    | HTTP\ error\ (?:5\d\d|401|407|408|425|429)\ while\ getting
+    | Could\ not\ install\ packages\ due\ to\ an\ \w+:\ HTTPS?ConnectionPool
+    | ^pip\._vendor\.[\w.]*(?:Timeout|Connection|Protocol|IncompleteRead|ChunkedEncoding|SSL)\w*:
+    | DO\ NOT\ MATCH\ THE\ HASHES
+    | fatal:\ unable\ to\ access.*(?:resolve|connect|timed\ out|reset|returned\ error:\ (?:5\d\d|429))
+    | RPC\ failed | early\ EOF""",
+    re.VERBOSE | re.MULTILINE,
+)
+_DISK = re.compile(r"No space left on device|Disk quota exceeded")
+
+# Lines that say something. pip before 19 does not begin them with ERROR.
+_USEFUL = re.compile(
+    r"""^(?:ERROR:\ (?!ResolutionImpossible)|\u00d7\ |fatal:\ )
+    | ^error:\ (?!subprocess-exited|metadata-generation|legacy-install)
+    | ^\w*(?:Error|Exception):\ | ^Could\ not\ | ^No\ matching\ | ^Command\ .*\ failed | ^Double\ requirement
+    | ^Invalid\ requirement | \ has\ requirement\ """,
+    re.VERBOSE,
+)
+_LINES, _LONGEST = 3, 240
+
+
+def error(status: int, log: str) -> RunnerError:
+    """Return the error that pip's exit status and its log mean."""
+    text = _TIME.sub("", log)
+    if status < 0:
+        return MachineError(f"pip was killed by signal {-status} while it installed the requirements")
+    if _DISK.search(text):
+        return MachineError("the disk is full: the requirements could not be installed")
+    if fault := _NETWORK.search(text):
+        line = text[text.rfind("\n", 0, fault.start()) + 1 :].partition("\n")[0]
+        return Unavailable(f"a package index does not answer as it should: {_shown(line)}")
+    return RequirementError(f"the requirements cannot be installed: {_summary(text)}")
+
+
+def _summary(text: str) -> str:
+    lines = [line.strip() for line in _TRACEBACK.sub("", text).splitlines() if line.strip()]
+    useful = list(dict.fromkeys(line for line in lines if _USEFUL.search(line)))
+    return "; ".join(_shown(line) for line in useful[-_LINES:] or lines[-1:]) or "pip does not say why"
+
+
+def _shown(line: str) -> str:
+    line = public(line.strip().removeprefix("ERROR: "))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"

@@ -1,0 +1,274 @@
+"""The cache of built environments: each is built once, shared by attempts while they run, and evicted when it is old.
+
+An entry is a directory ``environments/<key>-<n>`` with ``venv`` (the environment, read-only), ``ready.json`` (written
+last: without it the build is under way, or broken) and ``lock``: held exclusively by who builds or removes the entry,
+shared by those who use it. It is built where it stays, for environments have their own path written all over them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from runner.locks import try_lock
+from runner.place import remove
+
+log = logging.getLogger(__name__)
+
+_ENTRY = re.compile(r"[0-9a-f]+-\d+")
+_READY, _LOCK = "ready.json", "lock"
+# What becomes of ready.json when the entry is not to be used any more, though it may be in use.
+_SPOILED = "spoiled.json"
+# What an entry is called while it is being removed.
+_GONE = ".gone-"
+
+# How often to look whether another attempt has built the environment; whether it lets go of the list. In seconds.
+_BUILDING, _LISTING = 0.2, 0.005
+
+Packages = list[dict[str, Any]]
+Pause = Callable[[float], None]
+
+
+class Environment:
+    """One entry of the cache, and our lock on it, which goes when it is closed or this process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock: IO[str] = (directory / _LOCK).open("a")
+
+    @property
+    def venv(self) -> Path:
+        """The virtual environment itself."""
+        return self.directory / "venv"
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be used."""
+        return (self.directory / _READY).exists()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether it was ready once, and must not be used any more."""
+        return (self.directory / _SPOILED).exists()
+
+    @property
+    def packages(self) -> Packages:
+        """What was installed when it was built."""
+        listed: Packages = self._note["packages"]
+        return listed
+
+    @property
+    def bytes(self) -> int:
+        """How much disk it takes."""
+        return int(self._note["bytes"]) if self.ready else sum(_disk(status) for _, status in _walk(self.venv))
+
+    @property
+    def last_used(self) -> float:
+        """When somebody wanted it last, in seconds since 1970."""
+        return (self.directory / _LOCK).stat().st_mtime
+
+    @property
+    def _note(self) -> dict[str, Any]:
+        noted: dict[str, Any] = json.loads((self.directory / _READY).read_text())
+        return noted
+
+    def own(self) -> bool:
+        """Lock it for ourselves alone; false when it is in use."""
+        return try_lock(self._lock)
+
+    def share(self) -> None:
+        """Lock it together with others who use it, and note that it is wanted now."""
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        os.utime(self.directory / _LOCK)
+
+    def seal(self, packages: Packages) -> None:
+        """Make it read-only, and note what it is."""
+        entries = list(_walk(self.venv))
+        for path, status in entries:
+            if not path.is_symlink():
+                path.chmod(status.st_mode & 0o555)
+        checked = [path for path, _ in entries if _counts(path)]
+        note = {
+            "packages": packages,
+            "bytes": sum(_disk(status) for _, status in entries),
+            "folders": [str(path.relative_to(self.venv)) for path in checked if _is_folder(path)],
+            "sealed": max(path.lstat().st_ctime_ns for path in checked),
+        }
+        (self.directory / f".{_READY}").write_text(json.dumps(note))
+
+    def publish(self) -> None:
+        """Declare it ready, once it is sealed."""
+        (self.directory / f".{_READY}").replace(self.directory / _READY)
+
+    def intact(self, *, thoroughly: bool = False) -> bool:
+        """Tell whether nothing was put into it, taken out or renamed since it was sealed; that takes milliseconds.
+
+        ``thoroughly`` tells of files written in place too, and takes ten times as long. Byte code that Python adds is
+        no change. It guards against accidents: who has our rights can forge whatever is looked at.
+        """
+        try:
+            note = self._note
+            paths = [f"{self.venv}/{folder}" for folder in note["folders"]]
+            if thoroughly:
+                paths = [str(path) for path, _ in _walk(self.venv) if _counts(path)]
+            return all(os.lstat(path).st_ctime_ns <= note["sealed"] for path in paths)
+        except (OSError, ValueError):
+            return False
+
+    def spoil(self) -> None:
+        """Let nobody use it any more who does not use it yet."""
+        with suppress(FileNotFoundError):  # it is spoiled already
+            (self.directory / _READY).replace(self.directory / _SPOILED)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._lock.close()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _counts(path: Path) -> bool:
+    return "__pycache__" not in path.parts
+
+
+def _disk(status: os.stat_result) -> int:
+    return status.st_blocks * 512
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield all that there is in a tree, its root first; what vanishes meanwhile is left out."""
+    waiting = [root]
+    for path in waiting:  # grows while it is walked
+        with suppress(FileNotFoundError):
+            yield path, path.lstat()
+            if _is_folder(path):
+                waiting += path.iterdir()
+
+
+class Environments:
+    """All built environments below a runner's root. ``pause`` waits so many seconds, or raises what ends the wait."""
+
+    def __init__(self, home: Path, *, pause: Pause = time.sleep) -> None:
+        self._root, self._pause = home / "environments", pause
+
+    def use(self, key: str, build: Callable[[Path], Packages]) -> Environment:
+        """Return the environment of this key, in use until it is closed; it is built if there is none.
+
+        ``build`` makes a virtual environment at a path where nothing is yet, and lists its packages. One builds while
+        others that want the same wait. What ``build`` raises is raised, and leaves nothing behind.
+        """
+        while (found := self._claim(key)) is None:
+            self._pause(_BUILDING)
+        if not found.ready:
+            self._fill(found, build)
+        return found
+
+    def _claim(self, key: str) -> Environment | None:
+        """Return a ready entry, or a new one that is ours to fill, or None while another one fills it."""
+        with self._listed() as directories:
+            for directory in directories:
+                if not directory.name.startswith(f"{key}-"):
+                    continue
+                entry = Environment(directory)
+                if entry.ready and entry.intact():
+                    entry.share()
+                    return entry
+                if entry.ready:
+                    _spoil(entry)
+                elif not entry.spoiled and not entry.own():
+                    entry.close()
+                    return None
+                entry.close()
+            number = 1 + max((int(directory.name.rpartition("-")[2]) for directory in directories), default=0)
+            (self._root / f"{key}-{number}").mkdir()
+            entry = Environment(self._root / f"{key}-{number}")
+            entry.own()
+            return entry
+
+    def _fill(self, entry: Environment, build: Callable[[Path], Packages]) -> None:
+        try:
+            entry.seal(build(entry.venv))
+            with self._listed():
+                entry.publish()
+                entry.share()
+        finally:
+            if not entry.ready:
+                remove(entry.directory)
+                entry.close()
+
+    def used(self) -> int:
+        """Return how many bytes of disk all environments take."""
+        return sum(self._sizes().values())
+
+    def shrink(self, limit: int) -> int:
+        """Remove what was used longest ago until all take at most ``limit`` bytes; return how many are left.
+
+        What is in use stays, whatever it takes. What broken builds have left is removed in any case.
+        """
+        return self._evict(lambda _entry, total: total > limit)
+
+    def expire(self, age: float) -> int:
+        """Remove what was used last more than ``age`` seconds ago; return how many bytes are left."""
+        end = time.time() - age
+        return self._evict(lambda entry, _total: entry.last_used < end)
+
+    def tidy(self, *, age: float, size: int) -> None:
+        """Remove what is altered, old, or too much; 0 is no limit."""
+        for directory in self._directories():
+            with suppress(FileNotFoundError), closing(Environment(directory)) as entry:
+                if entry.ready and not entry.intact(thoroughly=True):
+                    _spoil(entry)
+        self.expire(age or math.inf)
+        if size:
+            self.shrink(size)
+
+    def _evict(self, unwanted: Callable[[Environment, int], bool]) -> int:
+        sizes = self._sizes()
+        total = sum(sizes.values())
+        with self._listed() as directories, ExitStack() as stack:
+            entries = [stack.enter_context(closing(Environment(directory))) for directory in directories]
+            for entry in sorted(entries, key=lambda entry: entry.last_used):
+                if (not entry.ready or unwanted(entry, total)) and entry.own():
+                    entry.directory.rename(self._root / f"{_GONE}{entry.directory.name}")
+                    total -= sizes.get(entry.directory, 0)
+        for gone in self._root.glob(f"{_GONE}*"):
+            remove(gone)
+        return total
+
+    def _sizes(self) -> dict[Path, int]:
+        sizes = {}
+        for directory in self._directories():
+            with suppress(FileNotFoundError), closing(Environment(directory)) as entry:
+                sizes[directory] = entry.bytes
+        return sizes
+
+    @contextmanager
+    def _listed(self) -> Iterator[list[Path]]:
+        """List the entries; none comes, becomes ready or goes in the meantime."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / _LOCK).open("a") as lock:
+            while not try_lock(lock):
+                self._pause(_LISTING)
+            yield self._directories()
+
+    def _directories(self) -> list[Path]:
+        try:
+            return sorted(self._root / name for name in os.listdir(self._root) if _ENTRY.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
+
+def _spoil(entry: Environment) -> None:
+    log.warning("%s was altered since it was built: it is not used any more", entry.venv)
+    entry.spoil()

@@ -1,0 +1,99 @@
+"""What an environment is made of, and the key that says whether two are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.sandbox.indexes import Indexes
+from runner.sandbox.requirements import Installable
+
+# To be counted up when environments are built in another way, so that those of before are not used any more.
+_FORM = 1
+
+_PATH = re.compile(
+    r"(?P<path>(/|\.{1,2}(/|(?=[\[ ;]|$)))[^\[ ;]*|[\w.-]+/[^\[ ;@:]*|[^\[ ;@/]+\.(whl|zip|tar\.\w+|tgz))"
+)
+_PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[^\]]*\])? *===?[^*]*")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The interpreter and the lists of requirements, which are installed one after the other.
+
+    ``identity`` tells apart interpreters that have the same path and version: a file's size and date, an image's hash.
+    ``paths`` are the requirements of the lists that are files or directories: their content counts, too.
+    """
+
+    python: str
+    version: str
+    identity: str
+    lists: tuple[Installable, ...]
+    paths: tuple[Path, ...] = ()
+
+    def key(self, indexes: Indexes) -> str:
+        """Name all that decides what is installed. Who installs it, pip or uv, does not."""
+        digest = hashlib.sha256()
+        parts = [
+            [_FORM, self.python, self.version, self.identity, os.uname().machine, _libc()],
+            [_ordered(each.requirements) for each in self.lists],
+            sorted(indexes.counting().items()),
+        ]
+        digest.update(json.dumps(parts).encode())
+        for path in self.paths:
+            for piece in _content(path):
+                digest.update(piece)
+        return digest.hexdigest()[:32]
+
+
+def identity(python: str) -> str:
+    """Tell an interpreter from one that replaces it. A file that is not there has none."""
+    try:
+        status = Path(python).stat()
+    except OSError:
+        return ""
+    return f"{Path(python).resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def located(requirements: Iterable[str], workspace: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Make those requirements absolute that are files or directories of the workspace; return all, and their paths."""
+    lines, paths = [], []
+    for line in requirements:
+        match = _PATH.match(line)
+        path = Path(os.path.normpath(workspace / match["path"])) if match else None
+        if match and path and path.exists():
+            paths.append(path)
+            line = f"{path}{line[match.end() :]}"  # noqa: PLW2901
+        lines.append(line)
+    return tuple(lines), tuple(paths)
+
+
+def _ordered(requirements: tuple[str, ...]) -> list[str]:
+    """Return them in an order of their own where pip's result does not depend on it: each is pinned."""
+    pinned = all(_PINNED.fullmatch(line.partition(";")[0].strip()) for line in requirements)
+    return sorted(requirements) if pinned else list(requirements)
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        yield path.read_bytes()
+        return
+    for directory, directories, names in os.walk(path):
+        directories.sort()
+        for name in sorted(names):
+            file = Path(directory, name)
+            yield f"\n{file.relative_to(path)}\n".encode(errors="surrogateescape")
+            if file.is_file():
+                yield file.read_bytes()
+
+
+def _libc() -> str:
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""

@@ -1,0 +1,57 @@
+"""``studio-runner prepare``, as its users start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.harness import archive, put
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def prepare(root: Path, message: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    (root / "message.json").write_text(json.dumps(message))
+    (root / "store").mkdir(exist_ok=True)
+    uv = Path(sys.executable).parent / "uv"
+    options = ["--working-dir", root, "--file-root", root / "store", "--uv", uv, root / "message.json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1", "AMQP_URL": "amqp://unused"}
+    argv = [sys.executable, "-m", "runner", "prepare", *options]
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+
+def message(root: Path, **experiment: object) -> dict[str, Any]:
+    workspace = {"qualified": f"file://{root}/store/code.tar", "key": "code.tar", "mutable": False, "unpack": True}
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    given = {"key": "k", "filename": "x.py", "pythonver": version, "artifacts": {"workspace": workspace}}
+    return {"experiment": {**given, **experiment}, "config": {}}
+
+
+def test_an_environment_is_prepared_and_then_there_already(tmp_path: Path) -> None:
+    put(tmp_path / "store" / "code.tar", archive({"x.py": b""}))
+    first, second = prepare(tmp_path, message(tmp_path)), prepare(tmp_path, message(tmp_path))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "the environment of experiment 'k' is built in " in first.stdout
+    assert "the environment of experiment 'k' is there already: Python 3." in second.stdout
+    assert second.stdout.count("\n") == 1
+    assert os.listdir(tmp_path / "studio-runner" / "experiments") == []
+
+
+def test_a_bad_message_is_told_with_all_its_faults(tmp_path: Path) -> None:
+    done = prepare(tmp_path, message(tmp_path, filename="/x.py", pythonver="new", pythonenv=["--pre x"]))
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 3
+    assert all(line.startswith("studio-runner: experiment.") for line in done.stderr.splitlines())
+
+
+def test_a_python_that_is_missing_is_told_with_those_that_are_there(tmp_path: Path) -> None:
+    done = prepare(tmp_path, message(tmp_path, pythonver="3.99"))
+    assert done.returncode == 1
+    assert re.search(
+        r"this machine has no Python 3\.99 for the experiment \(it has .*3\.\d+\.\d+.*\): install it", done.stderr
+    )

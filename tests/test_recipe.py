@@ -1,0 +1,124 @@
+"""What makes two environments the same, and what the operator's settings of pip are in uv's words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runner.sandbox.indexes import Indexes
+from runner.sandbox.recipe import Recipe, identity, located
+from runner.sandbox.requirements import Installable
+
+
+def key(
+    *lists: list[str], python: str = "/p", identity: str = "1", paths: tuple[Path, ...] = (), **environ: str
+) -> str:
+    made = tuple(Installable(tuple(each), ()) for each in lists)
+    indexes = Indexes.read({"PIP_CONFIG_FILE": os.devnull, **environ})
+    return Recipe(python, "3.11.7", identity, made, paths).key(indexes)
+
+
+def test_the_lists_their_order_and_the_interpreter_count() -> None:
+    keys = [
+        key(["a==1"], ["b==1"]),
+        key(["b==1"], ["a==1"]),
+        key(["a==1", "b==1"], []),
+        key(["a", "b"], []),
+        key(["b", "a"], []),
+        key(["a==1"], ["b==1"], python="/q"),
+        key(["a==1"], ["b==1"], identity="2"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_order_of_pinned_requirements_does_not_count() -> None:
+    pinned = ["a==1", "b[x]==2; python_version > '3'"]
+    assert key(pinned) == key(pinned[::-1])
+    assert key(["a==1.*", "b==1"]) != key(["b==1", "a==1.*"])
+
+
+def test_settings_count_that_change_what_is_installed_and_passwords_do_not(tmp_path: Path) -> None:
+    one = key(["a"], PIP_INDEX_URL="https://me:one@h/simple", UV_INDEX="x")
+    assert one == key(["a"], PIP_INDEX_URL="https://you:two@h/simple", UV_INDEX="x", PIP_TIMEOUT="9", UV_CACHE_DIR="/c")
+    assert (
+        len({one, key(["a"]), key(["a"], PIP_INDEX_URL="https://other/simple", UV_INDEX="x"), key(["a"], PIP_PRE="1")})
+        == 4
+    )
+    constraints = tmp_path / "constraints.txt"
+    keys = set()
+    for text in ("a<2", "a<3"):
+        constraints.write_text(text)
+        keys.add(key(["a"], PIP_CONSTRAINT=str(constraints)))
+    assert len(keys) == 2
+
+
+def test_files_and_directories_of_the_workspace_count_by_their_content(tmp_path: Path) -> None:
+    (tmp_path / "lib" / "sub").mkdir(parents=True)
+    (tmp_path / "lib" / "setup.py").write_text("1")
+    (tmp_path / "x-1.tar.gz").write_text("1")
+    lines, paths = located(["./lib[fast]", "x-1.tar.gz", "lib/missing", "a==1", "b @ https://h/lib", "."], tmp_path)
+    assert lines == (
+        f"{tmp_path}/lib[fast]",
+        f"{tmp_path}/x-1.tar.gz",
+        "lib/missing",
+        "a==1",
+        "b @ https://h/lib",
+        f"{tmp_path}",
+    )
+    assert paths == (tmp_path / "lib", tmp_path / "x-1.tar.gz", tmp_path)
+    before = key(list(lines), paths=paths)
+    (tmp_path / "lib" / "sub" / "more.py").write_text("")
+    assert key(list(lines), paths=paths) != before
+
+
+def test_an_interpreter_that_was_replaced_is_another_one(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("1")
+    before = identity(str(python))
+    python.write_text("12")
+    assert identity(str(python)) != before
+    assert identity(str(tmp_path / "gone")) == ""
+
+
+def test_pips_files_and_variables_are_read_as_pip_does(tmp_path: Path) -> None:
+    for place, text in (
+        ("etc", "[global]\nextra-index-url = u\n  v\ntimeout=1\n"),
+        ("home/.config", "[install]\nno_index = yes\n"),
+    ):
+        (tmp_path / place / "pip").mkdir(parents=True)
+        (tmp_path / place / "pip" / "pip.conf").write_text(text)
+    environ = {"HOME": f"{tmp_path}/home", "XDG_CONFIG_DIRS": f"{tmp_path}/etc", "PIP_TIMEOUT": "7", "PIP_EMPTY": ""}
+    read = Indexes.read(environ).settings
+    assert (read["extra-index-url"].split(), read["no-index"], read["timeout"]) == (["u", "v"], "yes", "7")
+    assert "empty" not in read
+    assert "no-index" not in Indexes.read({**environ, "PIP_CONFIG_FILE": os.devnull}).settings
+
+
+def test_uv_is_told_what_pip_is_and_its_own_variables_win() -> None:
+    pips = {
+        "PIP_INDEX_URL": "https://me:s3cret@h/simple",
+        "PIP_EXTRA_INDEX_URL": "https://i/simple https://j/simple",
+        "PIP_FIND_LINKS": "/wheels /more",
+        "PIP_TRUSTED_HOST": "h:1 i",
+        "PIP_CERT": "/ca.pem",
+        "PIP_CONSTRAINT": "/c.txt",
+        "PIP_PRE": "true",
+        "PIP_NO_INDEX": "0",
+        "PIP_DEFAULT_TIMEOUT": "180",
+        "PIP_PROGRESS_BAR": "off",
+    }
+    indexes = Indexes.read({"PIP_CONFIG_FILE": os.devnull, **pips, "UV_HTTP_TIMEOUT": "5"})
+    told = indexes.variables_for_uv()
+    assert told["UV_DEFAULT_INDEX"] == pips["PIP_INDEX_URL"]
+    assert told["UV_EXTRA_INDEX_URL"] == pips["PIP_EXTRA_INDEX_URL"]
+    assert (told["UV_FIND_LINKS"], told["SSL_CERT_FILE"]) == ("/wheels,/more", "/ca.pem")
+    assert (told["UV_HTTP_TIMEOUT"], told["UV_PYTHON_DOWNLOADS"]) == ("5", "never")
+    words = " ".join(indexes.options_for_uv())
+    assert words == "--allow-insecure-host h:1 --allow-insecure-host i --constraints /c.txt --prerelease allow"
+    assert indexes.only_pips() == []
+    assert "UV_DEFAULT_INDEX" not in Indexes.read({"PIP_INDEX_URL": "u", "UV_INDEX_URL": "v"}).variables_for_uv()
+
+
+def test_settings_that_uv_does_not_have_are_named() -> None:
+    given = {"PIP_CONFIG_FILE": os.devnull, "PIP_PREFER_BINARY": "1", "PIP_KEYRING_PROVIDER": "subprocess"}
+    assert Indexes.read(given).only_pips() == ["keyring-provider", "prefer-binary"]

@@ -135,7 +135,9 @@ def test_the_attempts_process_does_not_know_the_runners_options(loop: Loop, monk
     monkeypatch.setenv("AWS_DATASET", "for messages")
     monkeypatch.setenv("HARMLESS", "here")
     child = Child(loop, keep=("AWS_DATASET",))
-    environ = Path(f"/proc/{child.pid}/environ").read_bytes()
+    environ = b""
+    while not environ:  # for a moment after its start a process has none
+        environ = Path(f"/proc/{child.pid}/environ").read_bytes()
     child.close()
     child.wait(30)
     assert b"HARMLESS=here" in environ

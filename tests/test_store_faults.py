@@ -28,7 +28,10 @@ LARGE = os.urandom(2 * PART + 1000)
 # What is large elsewhere, where parts may be smaller than those of S3.
 STEP = 512 * 1024
 # Connections that broke are left to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 # With faults that pass, and with faults that stay.
 ENOUGH = Patience(total=5, first=0.01, longest=0.1)
 LITTLE = Patience(total=0.3, first=0.01, longest=0.1)
@@ -91,6 +94,7 @@ def in_s3(s3: S3Server, proxy: FaultyProxy) -> Scene:
         content=lambda: s3.call("GET", f"{bucket}/key").content,
         leftovers=lambda: s3.uploads(bucket),
         large=LARGE,
+        final=("damaged answer",),  # an upload's name that was damaged is nobody's
     )
 
 
@@ -145,7 +149,8 @@ def scene(request: pytest.FixtureRequest, impatient: None, tmp_path_factory: pyt
         if request.param == "s3":
             s3 = request.getfixturevalue("s3")
             scene = in_s3(s3, stack.enter_context(faulty(s3.host)))
-            scene.write(LARGE, Patience(30))  # a server's first time takes longer
+            for _ in range(2):  # a server's first time takes longer, and may leave something that goes with the next
+                scene.write(LARGE, Patience(30))
         elif request.param == "gcs":
             gcs = request.getfixturevalue("gcs_server")
             scene = in_gcs(gcs, stack.enter_context(faulty(gcs.host)), tmp_path_factory.mktemp("gcs"))
@@ -223,6 +228,8 @@ def test_a_write_is_whole_or_not_there(scene: Scene, size: str, kind: str, times
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_etag_is_right_or_there_is_an_error(scene: Scene, kind: str) -> None:
+    if kind == "damaged answer" and scene.location.scheme == "gs":
+        pytest.skip("nothing tells: the generation is a mere number in the answer")
     scene.put(SMALL)
     etag = scene.store().etag("key")
     for times in (1, ALWAYS):

@@ -71,6 +71,16 @@ def test_files_and_directories_of_the_workspace_count_by_their_content(tmp_path:
     assert key(list(lines), paths=paths) != before
 
 
+def test_where_the_workspace_is_does_not_count(tmp_path: Path) -> None:
+    keys = set()
+    for attempt in ("one", "two"):
+        (tmp_path / attempt / "dist").mkdir(parents=True)
+        (tmp_path / attempt / "dist" / "studioml-1.tar.gz").write_text("1")
+        lines, paths = located([f"{tmp_path}/{attempt}/dist/studioml-1.tar.gz", "a"], tmp_path / attempt)
+        keys.add(key(list(lines), paths=paths))
+    assert len(keys) == 1
+
+
 def test_an_interpreter_that_was_replaced_is_another_one(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("1")

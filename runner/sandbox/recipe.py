@@ -41,7 +41,7 @@ class Recipe:
         digest = hashlib.sha256()
         parts = [
             [_FORM, self.python, self.version, self.identity, os.uname().machine, _libc()],
-            [_ordered(each.requirements) for each in self.lists],
+            [_ordered(self._placeless(each.requirements)) for each in self.lists],
             sorted(indexes.counting().items()),
         ]
         digest.update(json.dumps(parts).encode())
@@ -49,6 +49,13 @@ class Recipe:
             for piece in _content(path):
                 digest.update(piece)
         return digest.hexdigest()[:32]
+
+    def _placeless(self, requirements: Iterable[str]) -> list[str]:
+        """Name files by their last names only: each attempt has its workspace in another place."""
+        lines = list(requirements)
+        for path in self.paths:
+            lines = [line.replace(str(path), path.name) for line in lines]
+        return lines
 
 
 def identity(python: str) -> str:
@@ -73,10 +80,10 @@ def located(requirements: Iterable[str], workspace: Path) -> tuple[tuple[str, ..
     return tuple(lines), tuple(paths)
 
 
-def _ordered(requirements: tuple[str, ...]) -> list[str]:
+def _ordered(requirements: list[str]) -> list[str]:
     """Return them in an order of their own where pip's result does not depend on it: each is pinned."""
     pinned = all(_PINNED.fullmatch(line.partition(";")[0].strip()) for line in requirements)
-    return sorted(requirements) if pinned else list(requirements)
+    return sorted(requirements) if pinned else requirements
 
 
 def _content(path: Path) -> Iterator[bytes]:

@@ -303,7 +303,7 @@ def test_explain_says_why_a_queue_waits(place: Workplace) -> None:
         (place.queues / name).mkdir()
     big, old = place.message("pass", key="big"), place.message("pass", key="old")
     big["experiment"]["resources_needed"]["cpus"] = 1000
-    old["experiment"]["pythonver"] = "3.1"
+    old["experiment"]["pythonver"] = "3.5"
     put(place.queues / "local_big" / "m", json.dumps(big).encode())
     put(place.queues / "local_old" / "m", json.dumps(old).encode())
     go = place.root / "go"
@@ -316,7 +316,7 @@ def test_explain_says_why_a_queue_waits(place: Workplace) -> None:
         "local_nowhere": "knows of no queue local_nowhere",
         "other": "does not match --queue-match",
         "local_response": "a queue for reports",
-        "local_old": "3.1",
+        "local_old": "3.5",
         "local_big": "1000",
         "local_test": "1 of its experiments run here",
     }

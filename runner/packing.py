@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from runner.archive import compression_of
-from runner.errors import ExperimentError
 from runner.storage.base import CHUNK, Writer
-from runner.walking import Entry, members, open_file
+from runner.walking import Entry, members, open_file, unreadable
 
 Note = Callable[[Entry, str], object]
 """Told each member as it was packed, in order, with the SHA-256 of a file's content, "" for what has none."""
@@ -80,7 +79,7 @@ class _Packed:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise _unreadable(entry, error) from error
+            raise unreadable(entry.path, error) from error
         with file:
             entry = entry.now(os.fstat(file.fileno()))
             self._add_file(entry, file)
@@ -138,7 +137,7 @@ def copy(entry: Entry, out: Writer, *, note: Note = unnoted) -> None:
     try:
         file = open_file(entry)
     except OSError as error:
-        raise _unreadable(entry, error) from error
+        raise unreadable(entry.path, error) from error
     with file:
         entry = entry.now(os.fstat(file.fileno()))
         while data := _read(entry, file, CHUNK):
@@ -151,8 +150,4 @@ def _read(entry: Entry, file: IO[bytes], size: int) -> bytes:
     try:
         return file.read(size)
     except OSError as error:
-        raise _unreadable(entry, error) from error
-
-
-def _unreadable(entry: Entry, error: OSError) -> ExperimentError:
-    return ExperimentError(f"{entry.path} cannot be read: {error.strerror}")
+        raise unreadable(entry.path, error) from error

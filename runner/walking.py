@@ -77,7 +77,7 @@ def _names(root: str, directory: str) -> Iterator[str]:
     except OSError as error:
         if error.errno in _GONE:
             return iter(())  # or something else by now
-        raise _unreadable(f"{root}/{directory}", error) from error
+        raise unreadable(f"{root}/{directory}", error) from error
     try:
         names = os.listdir(fd)
     finally:
@@ -94,7 +94,7 @@ def _entry(root: str, name: str) -> Entry | None:
     except OSError as error:
         if error.errno in (*_GONE, errno.EINVAL):
             return None
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return Entry(root, name, status) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 
@@ -123,5 +123,6 @@ def _opened(root: str, name: str, flags: int) -> int:
     return fd
 
 
-def _unreadable(path: str, error: OSError) -> ExperimentError:
+def unreadable(path: str, error: OSError) -> ExperimentError:
+    """Return the error that the system's is for an attempt."""
     return ExperimentError(f"{path} cannot be read: {error.strerror}")

@@ -23,6 +23,7 @@ from runner.packing import copy, pack
 from runner.place import remove
 from runner.unpacking import unpack
 from runner.walking import Entry, members, only, open_file
+from tests.servers.disk import small_disk
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"
 
@@ -531,13 +532,5 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
 
 
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("only root can mount the small file system that this test fills")
-    try:
-        with pytest.raises(MachineError, match="No space left"):
-            unpack(Drip(tar(("a", {"size": 500_000}))), tmp_path, Budget(None))
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
+    with small_disk(tmp_path, "64k"), pytest.raises(MachineError, match="No space left"):
+        unpack(Drip(tar(("a", {"size": 500_000}))), tmp_path, Budget(None))

@@ -30,6 +30,7 @@ from runner.storage.base import BearerToken, Credentials, Location, StoreOptions
 from runner.storage.stores import Stores
 from runner.trees import tells_writes
 from tests.e2e.harness import archive, until
+from tests.servers.disk import small_disk
 from tests.servers.http import HttpServer, Served, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,17 +361,6 @@ def test_a_full_disk_ends_caching_and_nothing_else(tmp_path: Path, server: HttpS
         assert machine.fetch(f"http://{server.host}/a.tar") == WHOLE
         assert machine.fetch(f"http://{server.host}/a.tar") == WHOLE
         assert machine.told == [False, False, True]
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[None]:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=False)
-    if mounted.returncode:
-        pytest.skip("only root can mount the small file system that this test fills")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 # Processes

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from runner.loop import Loop
 from runner.machine.disk import Claim, Disk
 from runner.machine.hoard import LEFT_FREE
 from tests.e2e.harness import archive, until
+from tests.servers.disk import small_disk
 
 GIB, MIB = 2**30, 2**20
 
@@ -113,19 +113,8 @@ def test_the_use_of_a_directory_is_without_holes_and_counts_links_once(tmp_path:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("small")
-    with mounted(path, "220m"):
+    with small_disk(path, "220m"):
         yield path
-
-
-@contextmanager
-def mounted(path: Path, size: str) -> Iterator[None]:
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=False)
-    if done.returncode:
-        pytest.skip("only root can mount the small file system that this test fills")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", path], check=True)
 
 
 def attempt(small: Path, store: Path, script: str, **wanted: Any) -> Finished:

@@ -140,7 +140,7 @@ def test_the_networks_fault_is_waited_for(tmp_path: Path, bare: Path, proxy: Fau
 def test_an_index_that_stays_down_is_not_the_experiments_fault(tmp_path: Path, bare: Path, proxy: FaultyProxy) -> None:
     proxy.answer(502, times=100)
     indexes = settings(proxy.host.replace("127", "me:s3cret@127"))
-    with pytest.raises(Unavailable, match="502 Server Error") as caught:
+    with pytest.raises(Unavailable, match="502") as caught:
         install(tmp_path, bare, indexes, "apple==77", patience=0)
     assert "s3cret" not in str(caught.value)
 

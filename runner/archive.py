@@ -39,5 +39,6 @@ class Budget:
         self.spent += size
         if self._limit is not None and self.spent > self._limit:
             raise ExperimentError(
-                f"it needs more disk than the {format_size(self._limit)} that it asked for: raise resources_needed.hdd"
+                f"it needs more disk than the {format_size(self._limit)} that it asked for: raise resources_needed.hdd",
+                verdict="disk",
             )

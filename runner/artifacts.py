@@ -81,7 +81,9 @@ class Artifacts:
                 return False
             raise ExperimentError(f"artifact {artifact.label!r} is missing: {error}") from error
         except ExperimentError as error:
-            raise ExperimentError(f"artifact {artifact.label!r} from {artifact.location}: {error}") from error
+            raise ExperimentError(
+                f"artifact {artifact.label!r} from {artifact.location}: {error}", verdict=error.verdict
+            ) from error
         return True
 
     def _save(self, stream: Reader, path: Path) -> None:

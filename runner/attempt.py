@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -12,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from runner import events, request
+from runner import events, request, verdict
 from runner.archive import Budget
 from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
 from runner.cache import Cache
@@ -22,7 +21,7 @@ from runner.console import STDERR, Console
 from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
-from runner.lease import Elsewhere, Leasehold, Repeated
+from runner.lease import Leasehold
 from runner.loop import Loop
 from runner.metadata_files import MetadataFiles, stamp
 from runner.place import Place
@@ -30,26 +29,17 @@ from runner.program import Programs
 from runner.record import Bookkeeping
 from runner.retry import Patience
 from runner.sandbox.base import Job, Sandbox
+from runner.sandbox.process import Confines
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
 from runner.teller import Teller
 from runner.units import format_duration
-from runner.watch import Cancelled, Orphaned, Stopped, Watch
+from runner.usage import Limits, Usage
+from runner.watch import Orphaned, Watch
 from runner.worker import Worker
 
 log = logging.getLogger(__name__)
-
-# Whose doing an error was.
-_VERDICTS: tuple[tuple[type[RunnerError], str], ...] = (
-    (ExperimentError, "failed"),
-    (Unavailable, "unavailable"),
-    (MachineError, "misfit"),
-    (Cancelled, "cancelled"),
-    (Stopped, "stopped"),
-    (Elsewhere, "elsewhere"),
-    (Repeated, "repeated"),
-)
 
 
 class Attempt:
@@ -60,6 +50,8 @@ class Attempt:
         self._teller, self._tell = teller, teller.tell
         self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
         self._began = time.time()
+        self._phase = ""
+        self._usage: Usage | None = None
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
         options = store_options(order)
         self._stores = Stores(options, sleep=watch.pause)
@@ -86,26 +78,27 @@ class Attempt:
 
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
-        self._watch.limit(self._request.deadline(self._began), _limits(self._request))
+        self._watch.limit(self._request.deadline(self._began), _late(self._request, self._began))
         with ExitStack() as stack:
-            say: Callable[[str], None] = _nobody_hears
+            console: Console | None = None
             try:
                 self._claim()
                 self._fetch(METADATA, LOG_LABEL)
-                console = stack.enter_context(Console(self._log_path(), self._hear))
-                say = console.say
+                console = stack.enter_context(
+                    Console(self._log_path(), self._hear, most=self._order.options.max_output)
+                )
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
-                programs = Programs(self._loop, self._watch, console, apart=self._order.reported)
+                programs = Programs(
+                    self._loop, self._watch, console, apart=self._order.reported, confines=self._confines()
+                )
                 sandbox = self._prepare(programs, console)
-                self._execute(programs, sandbox)
-                finished = Finished("completed", f"{self._name} completed")
+                self._execute(programs, sandbox, console)
+                finished = verdict.completed(self._name)
             except Orphaned:
                 raise
             except RunnerError as failure:
-                error = self._disk.blame(failure)
-                finished = Finished(_verdict(error), f"{self._name} {_how(error)}: {error}")
-            with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
-                say(finished.sentence)
+                finished = verdict.judge(self._name, self._disk.blame(failure), self._phase)
+            self._tell_all(finished, console)
             return self._return(finished)
 
     def close(self) -> None:
@@ -137,12 +130,16 @@ class Attempt:
 
     def _fetch(self, *labels: str) -> None:
         """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
-        self._tell(events.Phase("fetch"))
+        self._enter("fetch")
         if "_singularity" in self._request.artifacts:
             raise MachineError("it wants a Singularity container, which this version cannot run yet")
         for label in labels:
             if label in self._request.artifacts:
                 self._artifacts.fetch(self._request.artifacts[label], self._stores, self._watch.check)
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        self._tell(events.Phase(phase))
 
     def _hear(self, line: str, stream: str) -> None:
         document = self._metadata.hear(line)
@@ -155,28 +152,39 @@ class Attempt:
         return (self._place.label(LOG_LABEL) if has_log else self._place.scratch) / LOG_NAME
 
     def _prepare(self, programs: Programs, console: Console) -> Sandbox:
-        self._tell(events.Phase("prepare"))
         if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
-            raise ExperimentError(f"the workspace has no file {self._request.filename!r}")
+            raise ExperimentError(f"the workspace has no file {self._request.filename!r}", verdict="artifact")
+        self._enter("prepare")
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
         sandbox = VirtualEnvironment(job)
         sandbox.prepare()
         self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
 
-    def _execute(self, programs: Programs, sandbox: Sandbox) -> None:
-        self._tell(events.Phase("run"))
+    def _execute(self, programs: Programs, sandbox: Sandbox, console: Console) -> None:
+        self._enter("run")
         argv, env = sandbox.command()
         self._metadata.add(start_time=stamp())
-        status = programs.run(argv, env, self._place.workspace, started=self._begin)
+        usage = self._usage = self._measured(console)
+        try:
+            status = programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage))
+        finally:
+            usage.end()
         if status:
-            what = self._request.filename if self._request.filename != "-m" else f"module {self._request.args[0]}"
-            how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
-            raise ExperimentError(f"{what} {how}")
+            raise usage.blame(status) or verdict.of_script(self._request, status, console.exception)
 
-    def _begin(self, pid: int) -> None:
+    def _measured(self, console: Console) -> Usage:
+        given, asked = self._order.options, self._request.resources
+        limits = Limits(asked.ram * given.enforce_ram, given.max_processes, given.hang_timeout)
+        return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
+
+    def _confines(self) -> Confines:
+        return Confines(nice=self._order.options.nice, largest_file=self._order.options.max_file_size)
+
+    def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
         self._tell(events.Started(pid))
+        usage.begin()
         self._disk.watch()
         self._book.begin(time_started=time.time())
         self._checkpoints.begin(self._loop, self._worker)
@@ -197,68 +205,59 @@ class Attempt:
 
     # At the end
 
+    def _tell_all(self, finished: Finished, console: Console | None) -> None:
+        """Put the verdict where people and programs look for it: metadata, log, and with its lines reports."""
+        if self._usage:
+            self._metadata.add(resources=self._usage.described(self._disk.most))
+        if console:
+            with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
+                console.say(finished.sentence)
+                console.write(verdict.line(finished, self._attempt))
+        self._metadata.add(verdict=verdict.described(finished, self._attempt))
+
     def _return(self, finished: Finished) -> Finished:
         """Store everything; results that cannot be stored mean that the attempt did not happen."""
         self._watch.returning()
         self._checkpoints.end()
         self._book.end()
         self._disk.end()
-        if finished.verdict in ("completed", "failed", "cancelled", "stopped"):
-            self._tell(events.Phase("return"))
-            status = "completed" if finished.verdict == "completed" else "failed"
+        if finished.outcome in ("completed", "failed", "cancelled", "stopped"):
+            self._enter("return")
+            status = "completed" if finished.outcome == "completed" else "failed"
             try:
                 self._metadata.write(status, stop_time=stamp())
                 self._worker.wait(partial(self._artifacts.upload, self._back), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
-                finished = self._not_stored(finished, error)
-        finished = replace(finished, last=finished.verdict == "failed" and self._last)
-        if finished.verdict not in ("elsewhere", "repeated"):
+                finished = verdict.not_stored(self._name, finished, error)
+        finished = replace(finished, last=finished.outcome == "failed" and self._last)
+        if finished.outcome not in ("elsewhere", "repeated"):
             self._settle_record(finished)
             self._leave(finished)
         return finished
 
     def _leave(self, finished: Finished) -> None:
         """Leave word for whoever gets the message next, if anybody does."""
-        failures = self._attempt - (finished.verdict != "failed")
-        over = finished.verdict in ("completed", "cancelled")
+        failures = self._attempt - (finished.outcome != "failed")
+        over = finished.outcome in ("completed", "cancelled")
         # After the last failure its message is sent again only by somebody who wants it to be tried anew.
         self._lease.leave(self._watch, over=over, failures=0 if finished.last else failures, sentence=finished.sentence)
 
-    def _not_stored(self, finished: Finished, error: RunnerError) -> Finished:
-        sentence = f"{finished.sentence}, but its results could not be stored: {error}"
-        if finished.verdict == "completed":
-            return Finished(_verdict(error), sentence)
-        if finished.verdict == "failed" and not isinstance(error, ExperimentError):
-            return Finished("unavailable", sentence)
-        return Finished(finished.verdict, sentence)
-
     def _settle_record(self, finished: Finished) -> None:
         """Tell the client how it ended, or that it will be tried again."""
-        over = finished.verdict in ("completed", "cancelled") or finished.last
-        status = "stopped" if finished.verdict == "cancelled" else "finished" if over else "waiting"
-        outcome = {"verdict": finished.verdict, "sentence": finished.sentence, "accession": self._metadata.accession}
+        over = finished.outcome in ("completed", "cancelled") or finished.last
+        status = "stopped" if finished.outcome == "cancelled" else "finished" if over else "waiting"
+        outcome = {**verdict.described(finished, self._attempt), "accession": self._metadata.accession}
         times = {"time_finished": time.time()} if over else {}
         self._book.settle(self._watch, status, outcome=outcome, **times)
 
 
-def _nobody_hears(_sentence: str) -> None:
-    """The log could not be opened: its sentence goes to the supervisor only."""
-
-
-def _verdict(error: RunnerError) -> str:
-    return next((verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), "unavailable")
-
-
-def _how(error: RunnerError) -> str:
-    words = {"failed": "failed", "misfit": "cannot run on this machine", "elsewhere": "is not needed here"}
-    return words.get(_verdict(error), "was given up")
-
-
-def _limits(wanted: request.Request) -> str:
-    """Say in words where the deadline comes from."""
+def _late(wanted: request.Request, began: float) -> ExperimentError:
+    """Say in words where the deadline of an attempt comes from that began then, in seconds since 1970."""
     given = {"max_duration": wanted.max_duration, "experimentLifetime": wanted.lifetime}
     limits = [f"{name} {format_duration(value)}" for name, value in given.items() if value]
-    return ", ".join(limits) or "96h, since the message sets none"
+    which = ", ".join(limits) or "96h, since the message sets none"
+    word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
+    return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
 
 
 def store_options(order: Order) -> StoreOptions:
@@ -274,10 +273,3 @@ def store_options(order: Order) -> StoreOptions:
         file_roots=given.file_roots,
         patience=Patience(given.store_patience),
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

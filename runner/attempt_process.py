@@ -41,10 +41,11 @@ def serve(order_fd: int, event_fd: int) -> int:
             # At once: the stores' thread may be in the middle of an upload, which must not come to its end any more.
             os._exit(events.GIVE_BACK)
         except MachineError as error:
-            finished = Finished("misfit", f"an attempt cannot be made on this machine: {error}")
+            sentence = f"an attempt cannot be made on this machine: {error}"
+            finished = Finished("misfit", sentence, verdict=error.verdict or "machine")
         except Exception as error:
             log.exception("the attempt broke down: this is a mistake in the runner")
-            finished = Finished("unavailable", f"the runner made a mistake: {error!r}")
+            finished = Finished("unavailable", f"the runner made a mistake: {error!r}", verdict="machine")
         teller.tell(finished)
         teller.flush()
     return finished.status

@@ -38,6 +38,7 @@ class DiskUse:
         self._place, self._asked, self._loop, self._watch, self._tell = place, asked, loop, watch, tell
         self._worker = Worker(loop)  # that of the stores may be kept busy by them
         self._over, self._pace = False, _FIRST / 2
+        self._most = 0
         self._ballast = place.scratch / "ballast"
         try:
             with self._ballast.open("wb") as file:
@@ -56,6 +57,12 @@ class DiskUse:
         with suppress(OSError):
             self._ballast.unlink()
 
+    @property
+    def most(self) -> int:
+        """The most bytes that it was seen to use; measured now if it never was."""
+        self._most = self._most or self._measure(lambda: True)
+        return self._most
+
     def blame(self, error: RunnerError) -> RunnerError:
         """Return what an error of an attempt is when the disk is full: its own doing if it uses more than it asked for.
 
@@ -63,31 +70,34 @@ class DiskUse:
         """
         if not isinstance(error, ExperimentError | MachineError) or free(self._place.root) > _FULL:
             return error
-        used = self._measure()
+        used = self._measure(lambda: True)
         self.end()
         asked = format_size(self._asked)
         says = f"{error} (the disk is full, of which it uses {format_size(used)} and asked for {asked})"
         if used > max(self._asked, LEFT_FREE):
-            return ExperimentError(f"{says}: raise resources_needed.hdd")
-        return MachineError(says)
+            return ExperimentError(f"{says}: raise resources_needed.hdd", verdict="disk")
+        return MachineError(says, verdict="disk")
 
     def _timed(self) -> tuple[int, float]:
         begun = time.monotonic()
-        return self._measure(), time.monotonic() - begun
+        return self._measure(lambda: not self._over), time.monotonic() - begun
 
-    def _measure(self) -> int:
-        return max(0, disk_use(self._place.root, lambda: not self._over) - _BALLAST)
+    def _measure(self, going: Callable[[], bool]) -> int:
+        ballast = _BALLAST if self._ballast.exists() else 0
+        return max(0, disk_use(self._place.root, going) - ballast)
 
     def _measured(self, result: Future[tuple[int, float]]) -> None:
         if self._over:
             return
         used, took = result.result()
+        self._most = max(self._most, used)
         self._tell(used)
         if self._asked and used > self._asked:
             self._watch.end(
                 ExperimentError(
                     f"it uses {format_size(used)} of disk, but asked for {format_size(self._asked)}: "
-                    "raise resources_needed.hdd"
+                    "raise resources_needed.hdd",
+                    verdict="disk",
                 )
             )
         self._pace = min(_PACE, 2 * self._pace)

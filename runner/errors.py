@@ -11,7 +11,14 @@ from collections.abc import Iterable
 
 
 class RunnerError(Exception):
-    """Whatever this project raises on purpose."""
+    """Whatever this project raises on purpose.
+
+    ``verdict`` is its word in the verdict on an attempt (see verdict.py), "" where the attempt's phase says enough.
+    """
+
+    def __init__(self, *words: object, verdict: str = "") -> None:
+        super().__init__(*words)
+        self.verdict = verdict
 
 
 class _Faults(RunnerError):

@@ -45,6 +45,12 @@ class Options:
     debug: bool = False
     cache_dir: str = ""
     cache_size: int = 0
+    enforce_ram: bool = True
+    max_processes: int = 0
+    max_file_size: int = 0
+    max_output: int = 0
+    hang_timeout: float = 0.0
+    nice: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,25 +169,43 @@ class Checkpoint:
     error: str = ""
 
 
+_FAULTS = {
+    "failed": "experiment",
+    "misfit": "machine",
+    "unavailable": "service",
+    "stopped": "runner",
+    "cancelled": "experimenter",
+}
+
+
 @dataclass(frozen=True)
 class Finished:
     """How the attempt ended, and the one sentence that says so.
 
-    ``verdict``: ``completed`` · ``failed`` (the experiment's doing) · ``misfit`` (not on this machine) ·
-    ``unavailable`` (a service did not work) · ``stopped`` (from outside) · ``cancelled`` (by the experimenter) ·
-    ``elsewhere`` (it runs there already) · ``repeated`` (it was over before). ``last``: no other attempt may follow a
-    failed one.
+    ``outcome``, which decides about its message: ``completed`` · ``failed`` (the experiment's doing) · ``misfit`` (not
+    on this machine) · ``unavailable`` (a service did not work) · ``stopped`` (from outside) · ``cancelled`` (by the
+    experimenter) · ``elsewhere`` (it runs there already) · ``repeated`` (it was over before). ``last``: no other
+    attempt may follow a failed one. ``verdict``, which says what it was: ``ok`` · ``script`` · ``oom`` · ``disk`` ·
+    ``pip`` · ``timeout`` · ``lifetime`` · ``artifact`` · ``gpu`` · ``stopped`` · ``machine``, "" for no attempt at all.
+    ``exit_status`` is that of the experiment's program, negative for a signal, None if it did not end by itself.
     """
 
     kind: ClassVar[str] = "finished"
-    verdict: str
+    outcome: str
     sentence: str
     last: bool = False
+    verdict: str = ""
+    exit_status: int | None = None
 
     @property
     def status(self) -> int:
-        """The exit status that goes with the verdict."""
-        return {"completed": DONE, "failed": FAILED}.get(self.verdict, GIVE_BACK)
+        """The exit status of the attempt that goes with the outcome."""
+        return {"completed": DONE, "failed": FAILED}.get(self.outcome, GIVE_BACK)
+
+    @property
+    def fault(self) -> str:
+        """Whose doing it was; "" when nothing went wrong."""
+        return _FAULTS.get(self.outcome, "")
 
 
 Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Finished

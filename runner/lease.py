@@ -20,7 +20,7 @@ from functools import partial
 from runner.errors import ExperimentError, RunnerError
 from runner.loop import Loop
 from runner.request import Artifact, Request
-from runner.sandbox import process
+from runner.sandbox import procfs
 from runner.storage.stores import Stores
 from runner.watch import Watch
 from runner.worker import Worker
@@ -59,8 +59,8 @@ class Lease:
         if self.state != "running":
             return False
         where, _, born = self.process.rpartition("/")
-        if where == process.here():
-            return born == process.birth(int(born.partition("-")[0]))
+        if where == procfs.here():
+            return born == procfs.birth(int(born.partition("-")[0]))
         return now - self.heartbeat < _SILENCE
 
 
@@ -111,7 +111,7 @@ class Leasehold:
         if found and found.alive(time.time()):
             raise Elsewhere(f"attempt {found.attempt} runs on {found.host}")
         attempt = 1 + max(failures, found.failures if found else redeliveries or 0)
-        ours = f"{process.here()}/{process.birth(os.getpid())}"
+        ours = f"{procfs.here()}/{procfs.birth(os.getpid())}"
         self._ours = Lease(self._identity, "running", attempt, attempt - 1, platform.node(), ours, 0.0)
         self._beat()
         return attempt

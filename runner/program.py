@@ -26,8 +26,11 @@ class Programs:
     ``apart``: the console is to know what comes on stderr, at the cost of the exact order.
     """
 
-    def __init__(self, loop: Loop, watch: Watch, console: Console, *, apart: bool = False) -> None:
-        self._loop, self._watch, self._console, self._apart = loop, watch, console, apart
+    def __init__(
+        self, loop: Loop, watch: Watch, console: Console, *, apart: bool = False, confines: process.Confines
+    ) -> None:
+        self._loop, self._watch, self._console = loop, watch, console
+        self._apart, self._confines = apart, confines
 
     def run(
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, started: Callable[[int], None] | None = None
@@ -38,7 +41,7 @@ class Programs:
         raises, after the program and all that it started have been stopped.
         """
         try:
-            child = process.start(argv, env=env, cwd=cwd, apart=self._apart)
+            child = process.start(argv, env=env, cwd=cwd, apart=self._apart, confines=self._confines)
         except OSError as error:
             raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
         with self._output(child), self._ended(child):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from runner.sandbox import process
+from runner.sandbox import procfs
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Reasons:
     """
 
     def __init__(self, home: Path, about: dict[str, Any]) -> None:
-        self._path = home / "runners" / f"{process.birth(os.getpid())}.json"
+        self._path = home / "runners" / f"{procfs.birth(os.getpid())}.json"
         self._about = about
         self._reasons: dict[str, tuple[str, str]] = {}
         self._queues: set[str] = set()
@@ -74,7 +74,7 @@ class Reasons:
 def runners(home: Path) -> Iterator[dict[str, Any]]:
     """Yield what the runners say that work in ``home``; the files of those that died are removed."""
     for path in sorted((home / "runners").glob("*.json")):
-        if process.birth(int(path.stem.partition("-")[0])) != path.stem:
+        if procfs.birth(int(path.stem.partition("-")[0])) != path.stem:
             path.unlink(missing_ok=True)
             continue
         try:

@@ -73,17 +73,17 @@ class Stream:
 
     def end(self, finished: Finished, decision: Decision) -> None:
         """The attempt is over, and perhaps the experiment."""
-        if not self._send or finished.verdict in ("elsewhere", "repeated"):
+        if not self._send or finished.outcome in ("elsewhere", "repeated"):
             return
-        well = finished.verdict == "completed"
+        well = finished.outcome == "completed"
         if well:
             self._tell(self._reporter.progress(State.SUCCESS))
         elif decision is Decision.GIVE_BACK:
             self._tell(self._reporter.progress(State.STOPPING, error=finished.sentence))
         else:
-            self._tell(self._reporter.progress(State.FAILED, error=finished.sentence, code=1))
+            self._tell(self._reporter.progress(State.FAILED, error=finished.sentence, code=finished.exit_status or 1))
         severity = Severity.INFO if well else Severity.ERROR
-        self._tell(self._reporter.logging("stop", severity, {"success": str(well)}))
+        self._tell(self._reporter.logging("stop", severity, {"success": str(well), "verdict": finished.verdict}))
 
     def _tell(self, report: bytes) -> None:
         if self._send:

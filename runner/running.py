@@ -90,7 +90,7 @@ class Running:
         if finished is None or self.died(status):
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} and no word"
             sentence = f"experiment {self.request.key!r}, attempt {self.number}, was lost: its process {how}"
-            return Finished("unavailable", sentence)
+            return Finished("unavailable", sentence, verdict="machine")
         return finished
 
     def clear_away(self, home: Path, *, keep: bool) -> None:

@@ -46,6 +46,13 @@ def count(value: str) -> int:
     return int(value)
 
 
+def _niceness(value: str) -> int:
+    number = count(value)
+    if number > 19:
+        raise ValueError(f"is {value!r}, but must be 0 to 19")
+    return number
+
+
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
@@ -290,6 +297,28 @@ class Settings(EnvironmentSettings, ServerSettings):
     max_attempts: int = option(3, "how often a failing experiment is tried", count, metavar="N")
     grace_period: float = option(
         30.0, "how long running experiments may go on after a stop signal", parse_duration, metavar="DURATION"
+    )
+    enforce_ram: bool = option(
+        True, "stop an experiment that uses more memory than it asked for (ram)", boolean, metavar="BOOL"
+    )
+    max_processes: int = option(4096, "how many processes an experiment may have [4096; 0: any]", count, metavar="N")
+    max_file_size: int = option(
+        0, "how large a single file of an experiment may be, holes included [0: any]", parse_size, metavar="SIZE"
+    )
+    max_output: int = option(
+        1000**3,
+        "how much of an experiment's output is kept in its log, each attempt for itself [1gb; 0: all]",
+        parse_size,
+        metavar="SIZE",
+    )
+    hang_timeout: float = option(
+        0.0,
+        "stop an experiment that writes nothing and uses no processor for so long [0: never]",
+        parse_duration,
+        metavar="DURATION",
+    )
+    nice: int = option(
+        0, "how much less than others experiments get of the processors, 0 to 19", _niceness, metavar="N"
     )
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")

@@ -22,9 +22,9 @@ class Decision(Enum):
 
 def decide(finished: Finished) -> Decision:
     """Decide by how the attempt ended."""
-    if finished.verdict in ("completed", "cancelled", "repeated"):
+    if finished.outcome in ("completed", "cancelled", "repeated"):
         return Decision.ACK
-    if finished.verdict == "failed" and finished.last:
+    if finished.outcome == "failed" and finished.last:
         return Decision.REFUSE
     return Decision.GIVE_BACK
 

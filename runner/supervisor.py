@@ -201,18 +201,19 @@ class Supervisor:
         """Decide a message's fate, once its attempt is over."""
         decision = decide(finished)
         identity = running.request.identity
-        if finished.verdict == "failed":
+        if finished.outcome == "failed":
             self._ledger.failed(identity)
         if decision is not Decision.GIVE_BACK:
             self._ledger.over(identity, unacknowledged=running.lost)
         if not running.leased:
             self._limits.started -= 1  # it was over or runs elsewhere: that was no attempt
         self._queues.ended(running.queue, running.need, well=decision is Decision.ACK)
-        if finished.verdict in ("misfit", "unavailable", "elsewhere"):
+        if finished.outcome in ("misfit", "unavailable", "elsewhere"):
             self._queues.pause(running.queue, finished.sentence, logged=True)
         took = format_duration(round(self._clock() - running.since, 1))
-        level = logging.WARNING if finished.verdict in ("failed", "misfit", "unavailable") else logging.INFO
-        log.log(level, "%s: %s (%s; %s)", running.queue, finished.sentence, took, decision.value)
+        level = logging.WARNING if finished.outcome in ("failed", "misfit", "unavailable") else logging.INFO
+        word = f"{finished.verdict}; " if finished.verdict else ""
+        log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
         running.settle(decision)
 
@@ -282,7 +283,8 @@ class Supervisor:
                 running.adopt(delivery)
                 return True
         if wanted.expired(time()):
-            finished = Finished("failed", f"experiment {wanted.key!r} is past its lifetime", last=True)
+            sentence = f"experiment {wanted.key!r} is past its lifetime"
+            finished = Finished("failed", sentence, last=True, verdict="lifetime")
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
         elif self._ledger.forgive(wanted.identity):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
@@ -334,6 +336,12 @@ class Supervisor:
             allow_env_secrets=given.allow_env_secrets,
             schema_logs=given.schema_logs,
             debug=given.debug,
+            enforce_ram=given.enforce_ram,
+            max_processes=given.max_processes,
+            max_file_size=given.max_file_size,
+            max_output=given.max_output,
+            hang_timeout=given.hang_timeout,
+            nice=given.nice,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

@@ -35,7 +35,7 @@ class Watch:
         self._loop, self._signals = loop, signals
         self._orphaned = False
         self._returning = False
-        self._deadline, self._limit = float("inf"), ""
+        self._deadline, self._late = float("inf"), ExperimentError()
         self._end: RunnerError | None = None
         loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
         loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
@@ -45,9 +45,9 @@ class Watch:
             self._orphaned = True
             self._loop.remove_handler(fd)
 
-    def limit(self, deadline: float, reason: str) -> None:
-        """Set when the experiment is to end, in seconds since 1970, and say in words whose limit it is."""
-        self._deadline, self._limit = deadline, reason
+    def limit(self, deadline: float, late: ExperimentError) -> None:
+        """Set when the experiment is to end, in seconds since 1970, and what is raised then."""
+        self._deadline, self._late = deadline, late
 
     def cancel(self) -> None:
         """The experimenter wants the experiment to end."""
@@ -75,7 +75,7 @@ class Watch:
     def serve(self, seconds: float = TICK) -> None:
         """Wait until something happens, that long at most.
 
-        Raises Orphaned, Stopped, what ``end`` was told, or ExperimentError when the time is up.
+        Raises Orphaned, Stopped, what ``end`` was told, or what ``limit`` was told when the time is up.
         """
         self._loop.run_once(min(seconds, TICK))
         if self._orphaned:
@@ -87,4 +87,4 @@ class Watch:
         if self._end:
             raise self._end
         if time.time() >= self._deadline:
-            raise ExperimentError(f"it was stopped at its time limit ({self._limit})")
+            raise self._late

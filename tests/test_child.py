@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runner import events
 from runner.child import Child
 from runner.errors import MachineError
-from runner.events import Event, Finished, Options, Order, Phase, Placed, Started
+from runner.events import Event, Finished, Phase, Placed, Started
 from runner.loop import Loop
-from tests.e2e.harness import archive
+from tests.attempts import order
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,26 +45,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def order(home: Path, root: Path, script: str = "print('hello')", **members: Any) -> Order:
-    """An order for a script in a directory store."""
-    (root / "store").mkdir(exist_ok=True)
-    (root / "store" / "code.tar").write_bytes(archive({"main.py": script.encode()}))
-    code = {"qualified": f"file://{root}/store/code.tar", "unpack": True}
-    output = {"qualified": f"file://{root}/store/output.tar", "unpack": True, "mutable": True}
-    experiment = {"key": "k", "filename": "main.py", "artifacts": {"workspace": code, "output": output}, **members}
-    return Order(
-        document={"experiment": experiment, "config": {}},
-        queue="local_q",
-        failures=0,
-        redeliveries=None,
-        allowed=1,
-        python=sys.executable,
-        version="3",
-        reported=False,
-        options=Options(home=str(home), file_roots=(str(root / "store"),)),
-    )
-
-
 def serve(loop: Loop, done: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not done():
@@ -81,7 +60,7 @@ def test_an_order_is_carried_out_and_its_events_are_told_in_order(
     child.begin(order(home, tmp_path))
     serve(loop, lambda: child.ended() is not None)
     assert child.ended() == events.DONE
-    assert child.finished == Finished("completed", "experiment 'k', attempt 1, completed")
+    assert child.finished == Finished("completed", "experiment 'k', attempt 1, completed", verdict="ok", exit_status=0)
     kinds = [type(event) for event in told]
     assert kinds[0] is Placed
     assert kinds[-1] is Finished
@@ -108,7 +87,7 @@ def test_a_stopped_attempt_gives_back(loop: Loop, child: Child, home: Path, tmp_
     serve(loop, lambda: child.ended() is not None)
     assert child.ended() == events.GIVE_BACK
     assert child.finished
-    assert child.finished.verdict == "stopped"
+    assert child.finished.outcome == "stopped"
 
 
 def test_killing_ends_the_attempt_and_its_experiment(loop: Loop, child: Child, home: Path, tmp_path: Path) -> None:
@@ -204,7 +183,7 @@ def test_what_is_no_order_is_an_error_of_the_runner(line: bytes) -> None:
         assert b"order cannot be read" in errors
         finished = events.from_line(attempt.events.readline())
         assert isinstance(finished, Finished)
-        assert finished.verdict == "unavailable"
+        assert finished.outcome == "unavailable"
 
 
 def test_a_large_order_arrives_whole(loop: Loop, child: Child, home: Path, tmp_path: Path) -> None:

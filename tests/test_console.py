@@ -50,3 +50,28 @@ def test_lines_of_two_streams_do_not_mix(tmp_path: Path) -> None:
         console.feed(b"put\n")
         console.say("it failed")
     assert heard == [("output", "stdout"), ("err", "stderr"), ("studio-runner: it failed", "stdout")]
+
+
+def test_of_a_line_that_is_overwritten_the_last_state_is_heard_and_meanwhile_now_and_then(tmp_path: Path) -> None:
+    now = [100.0]
+    heard: list[str] = []
+    with Console(tmp_path / "output", lambda line, _stream: heard.append(line), clock=lambda: now[0]) as console:
+        for percent in range(0, 101, 10):
+            console.feed(f"\r{percent} %".encode())
+            now[0] += 3
+        assert heard == ["0 %", "40 %", "80 %"]
+        console.feed(b"\nnext\r")
+        assert heard[3:] == ["100 %"]
+        console.feed(b"\n")
+        assert heard[4:] == ["next"], "a line that ends with both is one line"
+    assert b"\r70 %\r80 %" in (tmp_path / "output").read_bytes(), "the file has it all"
+
+
+def test_a_line_of_100_megabytes_takes_little_memory(tmp_path: Path) -> None:
+    lengths: list[int] = []
+    with Console(tmp_path / "output", lambda line, _stream: lengths.append(len(line))) as console:
+        for _ in range(1600):
+            console.feed(b"x" * 65536)
+    assert sum(lengths) == 1600 * 65536
+    assert max(lengths) <= LONGEST_LINE + 65536
+    assert (tmp_path / "output").stat().st_size == 1600 * 65536

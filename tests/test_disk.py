@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner import events
-from runner.child import Child
 from runner.disk_use import disk_use
 from runner.errors import MachineError
-from runner.events import Finished, Options, Order
-from runner.loop import Loop
+from runner.events import Finished
 from runner.machine.disk import Claim, Disk
 from runner.machine.hoard import LEFT_FREE
-from tests.e2e.harness import archive, until
+from tests.attempts import carried_out, order
+from tests.e2e.harness import until
 from tests.servers.disk import small_disk
 
 GIB, MIB = 2**30, 2**20
@@ -117,38 +114,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-def attempt(small: Path, store: Path, script: str, **wanted: Any) -> Finished:
+def attempt(small: Path, root: Path, script: str, **wanted: Any) -> Finished:
     """Make an attempt in the small file system; return how it ended."""
-    store.mkdir(exist_ok=True)
-    (store / "code.tar").write_bytes(archive({"main.py": script.encode()}))
-    output = {"qualified": f"file://{store}/output.tar", "unpack": True, "mutable": True}
-    artifacts = {"workspace": {"qualified": f"file://{store}/code.tar", "unpack": True}, "output": output}
-    metadata = {"_metadata": {"qualified": f"file://{store}/_metadata.tar", "unpack": True, "mutable": True}}
-    experiment = {"key": "k", "filename": "main.py", "artifacts": {**artifacts, **metadata}}
-    order = Order(
-        document={"experiment": {**experiment, "resources_needed": wanted}, "config": {}},
-        queue="local_q",
-        failures=0,
-        redeliveries=None,
-        allowed=1,
-        python=sys.executable,
-        version="3",
-        reported=False,
-        options=Options(home=str(small), file_roots=(str(store),), store_patience=1),
-    )
-    with closing(Loop()) as loop:
-        child = Child(loop)
-        try:
-            child.begin(order)
-            end = time.monotonic() + 60
-            while child.ended() is None and time.monotonic() < end:
-                loop.run_once(0.05)
-            assert child.finished
-            return child.finished
-        finally:
-            child.kill()
-            child.close()
-            child.wait(10)
+    return carried_out(order(small, root, script, options={"store_patience": 1.0}, resources_needed=wanted))
 
 
 FILL = """
@@ -159,38 +127,38 @@ with open("big", "wb", buffering=0) as file:
 
 
 def test_a_full_disk_fails_the_one_attempt_that_filled_it(small: Path, tmp_path: Path) -> None:
-    assert attempt(small, tmp_path / "store", "print('before')").verdict == "completed"
+    assert attempt(small, tmp_path, "print('before')").outcome == "completed"
     (tmp_path / "store" / "output.tar").unlink()
 
-    failed = attempt(small, tmp_path / "store", FILL, hdd="100mb")
-    assert failed.verdict == "failed"
+    failed = attempt(small, tmp_path, FILL, hdd="100mb")
+    assert failed.outcome == "failed"
     assert "raise resources_needed.hdd" in failed.sentence
     assert failed.status == events.FAILED
     assert (tmp_path / "store" / "output.tar").exists(), "its log is stored"
     assert list((tmp_path / "store" / "metadata").iterdir()), "and its metadata"
 
-    assert attempt(small, tmp_path / "store", "print('after')", hdd="10mb").verdict == "completed"
+    assert attempt(small, tmp_path, "print('after')", hdd="10mb").outcome == "completed"
 
 
 def test_a_disk_that_others_have_filled_is_not_the_experiments_fault(small: Path, tmp_path: Path) -> None:
     script = "open('small', 'wb').write(bytes(30 << 20))"
-    assert attempt(small, tmp_path / "store", script, hdd="40mb").verdict == "completed"
+    assert attempt(small, tmp_path, script, hdd="40mb").outcome == "completed"
     free = os.statvfs(small).f_bavail * os.statvfs(small).f_frsize
     with (small / "of others").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free - 20 * MIB)
-    given_back = attempt(small, tmp_path / "store", script, hdd="40mb")
-    assert given_back.verdict == "misfit"
+    given_back = attempt(small, tmp_path, script, hdd="40mb")
+    assert given_back.outcome == "misfit"
     assert "the disk is full" in given_back.sentence
 
     with (small / "of others").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free - MIB)
-    assert "No space left" in attempt(small, tmp_path / "store", script, hdd="40mb").sentence
+    assert "No space left" in attempt(small, tmp_path, script, hdd="40mb").sentence
     (small / "of others").unlink()
-    assert attempt(small, tmp_path / "store", script, hdd="40mb").verdict == "completed"
+    assert attempt(small, tmp_path, script, hdd="40mb").outcome == "completed"
 
 
 def test_an_experiment_that_takes_more_than_it_asked_for_is_stopped(small: Path, tmp_path: Path) -> None:
     script = "open('big', 'wb').write(bytes(30 << 20)); import time; time.sleep(600)"
-    failed = attempt(small, tmp_path / "store", script, hdd="20mb")
-    assert failed.verdict == "failed"
+    failed = attempt(small, tmp_path, script, hdd="20mb")
+    assert failed.outcome == "failed"
     assert "of disk, but asked for" in failed.sentence

@@ -20,12 +20,12 @@ from runner.lease import Elsewhere, Lease, Leasehold, Repeated, parse
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.retry import Patience
-from runner.sandbox import process
+from runner.sandbox import procfs
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
 from runner.watch import Watch
 
-HERE = f"{process.here()}/{process.birth(os.getpid())}"
+HERE = f"{procfs.here()}/{procfs.birth(os.getpid())}"
 
 
 class Bench:
@@ -127,7 +127,7 @@ def test_a_living_attempt_of_another_machine_is_respected_until_it_falls_silent(
 
 def test_on_the_same_machine_a_dead_attempt_is_known_at_once(bench: Bench) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        mark = f"{process.here()}/{process.birth(other.pid)}"
+        mark = f"{procfs.here()}/{procfs.birth(other.pid)}"
         bench.write(process=mark)
         with pytest.raises(Elsewhere):
             bench.hold().claim(failures=0, redeliveries=None)

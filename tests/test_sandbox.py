@@ -14,7 +14,7 @@ import pytest
 from runner import request
 from runner.events import Options, Order
 from runner.place import Place
-from runner.sandbox import environment, process
+from runner.sandbox import environment, process, procfs
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable
 from runner.sandbox.venv import installed
@@ -126,15 +126,15 @@ time.sleep(600)
 
 GUARD = f"""
 import os, pathlib, sys
-from runner.sandbox import process
+from runner.sandbox import process, procfs
 process.adopt_orphans()
 env = {{**os.environ, "MARK": sys.argv[1]}}
 child = process.start([sys.executable, "-c", {TREE!r}], env=env, cwd=pathlib.Path("/"))
 assert child.stdout.readline() == b"ready\\n"
-print(len(process.descendants(os.getpid())), flush=True)
+print(len(procfs.descendants(os.getpid())), flush=True)
 sys.stdin.readline()
 process.kill_descendants()
-print(len(process.descendants(os.getpid())), flush=True)
+print(len(procfs.descendants(os.getpid())), flush=True)
 """
 
 
@@ -150,7 +150,7 @@ def guard(mark: str) -> subprocess.Popen[str]:
 
 
 def marked(mark: str) -> list[int]:
-    return [pid for pid in process._all_processes() if f"MARK={mark}".encode() in process._environment(pid)]
+    return [pid for pid in procfs.everybody() if f"MARK={mark}".encode() in procfs.environment(pid)]
 
 
 def test_no_descendant_survives_not_even_one_in_a_session_of_its_own() -> None:

@@ -58,6 +58,8 @@ def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str
         "NVIDIA_VISIBLE_DEVICES": "-1",
         "AWS_SDK_LOAD_CONFIG": "1",
         "PYTHONUNBUFFERED": "1",
+        # Crashes leave a traceback in the output, and so do hangs (usage.py).
+        "PYTHONFAULTHANDLER": "1",
     }
     if job.request.resources.cpus > 1:
         variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}

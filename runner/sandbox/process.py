@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from runner.sandbox import procfs
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# The kernel's score of what to kill when there is no memory left, from -1000 to 1000; the runner's own is 0.
+_DIES_FIRST = "500"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -20,17 +28,41 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _die_with_parent() -> None:
+@dataclass(frozen=True)
+class Confines:
+    """What holds for a program and all that it starts.
+
+    ``nice`` is added to its niceness; no file of its may be larger than ``largest_file`` bytes (0: any size).
+    """
+
+    nice: int = 0
+    largest_file: int = 0
+
+
+def _confine(confines: Confines) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if confines.largest_file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (confines.largest_file, confines.largest_file))
+    if confines.nice:
+        os.nice(confines.nice)
 
 
-def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, apart: bool = False) -> subprocess.Popen[bytes]:
+def start(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    apart: bool = False,
+    confines: Confines = Confines(),
+) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, stdout and stderr on one pipe (``.stdout``) in the order written.
 
     ``apart``: on a pipe each, and so in an order that is only about that in which they were written. The program gets
-    no standard input, and is killed when this process is. Raises OSError when it cannot be started.
+    no standard input, is killed when this process is, and leaves no core dumps; when memory runs out it dies before
+    the runner does. Raises OSError when it cannot be started.
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         argv,
         env=env,
         cwd=cwd,
@@ -40,8 +72,11 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, apart: bool
         bufsize=0,
         start_new_session=True,
         # Threads of ours may hold locks meanwhile, but none that this function takes.
-        preexec_fn=_die_with_parent,  # noqa: PLW1509
+        preexec_fn=partial(_confine, confines),  # noqa: PLW1509
     )
+    with suppress(OSError):
+        Path(f"/proc/{child.pid}/oom_score_adj").write_text(_DIES_FIRST)
+    return child
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
@@ -60,7 +95,7 @@ def kill_descendants(patience: float = 5.0) -> None:
     """
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        for pid in descendants(os.getpid()):
+        for pid in procfs.descendants(os.getpid()):
             _kill(pid)
         if not _reap():
             return
@@ -77,39 +112,13 @@ def _reap() -> bool:
     return True
 
 
-def descendants(root: int) -> list[int]:
-    """List the processes below ``root``, children before grandchildren."""
-    children: dict[int, list[int]] = {}
-    for pid in _all_processes():
-        children.setdefault(_parent(pid), []).append(pid)
-    found = list(children.get(root, ()))
-    for pid in found:  # grows while it is walked
-        found.extend(children.get(pid, ()))
-    return found
-
-
-def here() -> str:
-    """Name the processes that this one sees: those of one boot of a machine, in one namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return "unknown"
-
-
-def birth(pid: int) -> str:
-    """Name a living process as no later one is named: by its id and its start, in ticks since the boot; "" if dead."""
-    status = _status(pid)
-    return f"{pid}-{int(status[19])}" if status and status[0] not in (b"Z", b"X") else ""
-
-
 def kill_marked(*variables: str) -> int:
     """Kill every process whose environment holds all these ``NAME=value``; return how many.
 
     For what a killed attempt left behind: its processes carry its name in ``STUDIOML_EXPERIMENT``.
     """
     marks = {os.fsencode(variable) for variable in variables}
-    marked = [pid for pid in _all_processes() if marks <= _environment(pid)]
+    marked = [pid for pid in procfs.everybody() if marks <= procfs.environment(pid)]
     for pid in marked:
         _kill(pid)
     return len(marked)
@@ -120,29 +129,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
-
-
-def _all_processes() -> list[int]:
-    own = os.getpid()
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]
-
-
-def _parent(pid: int) -> int:
-    status = _status(pid)
-    return int(status[1]) if status else -1
-
-
-def _status(pid: int) -> list[bytes]:
-    """Return the fields of /proc/PID/stat (proc(5)) from the third one, the state, on; [] when there is no process."""
-    try:
-        # "pid (name) state ppid …": the name may hold anything, so look behind its last parenthesis.
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return []
-
-
-def _environment(pid: int) -> set[bytes]:
-    try:
-        return set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    except OSError:
-        return set()

@@ -210,7 +210,7 @@ def test_the_client_can_stop_an_experiment_through_its_record(place: Workplace) 
     put(record, json.dumps({**json.loads(record.read_text()), "status": "stopped"}).encode())
     place.settled()
     assert "stopped it" in runner.saw("acknowledged")
-    assert json.loads(record.read_text())["outcome"]["verdict"] == "cancelled"
+    assert json.loads(record.read_text())["outcome"]["fault"] == "experimenter"
 
 
 def test_all_option_mistakes_are_told_at_once(place: Workplace) -> None:

@@ -190,7 +190,7 @@ def test_a_record_in_the_clients_database_follows_the_experiment(
     record = s3.call("GET", f"{bucket.name}/experiments/demo").json()
     assert record["status"] == "finished"
     assert record["time_added"] <= record["time_started"] <= record["time_finished"]
-    assert record["outcome"]["verdict"] == "completed"
+    assert record["outcome"]["verdict"] == "ok"
 
 
 def test_nothing_is_left_when_all_is_done(place: Workplace, rabbitmq: Broker, bucket: Bucket) -> None:

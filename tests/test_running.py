@@ -1,0 +1,238 @@
+"""Experiments as they run: limits, hangs, and the verdict on each, where people and programs look for it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.events import Finished
+from runner.request import Resources
+from runner.usage import suggestion
+from tests.attempts import carried_out, metadata, order
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root for all tests here, so that they share one virtual environment."""
+    return tmp_path_factory.mktemp("home")
+
+
+def attempt(home: Path, root: Path, script: str, *, options: dict[str, Any] | None = None, **members: Any) -> Finished:
+    return carried_out(order(home, root, script, options=options, **members))
+
+
+def output(root: Path) -> str:
+    """The log that the attempt has stored."""
+    with tarfile.open(root / "store" / "output.tar") as stored:
+        member = stored.extractfile("output")
+        assert member
+        return member.read().decode()
+
+
+SECOND_LINE = "def fit():\n    raise ValueError('no such luck')\nfit()"
+CHAINED = "try:\n    1 / 0\nexcept ZeroDivisionError:\n    raise KeyError('later') from None"
+OWN = "class Trouble(BaseException): pass\nraise Trouble('of my own')"
+
+
+@pytest.mark.parametrize(
+    ("script", "members", "judged", "said"),
+    [
+        ("print('fine')", {}, ("ok", ""), "attempt 1, completed"),
+        ("raise SystemExit(9)", {}, ("script", "experiment"), "main.py ended with exit status 9"),
+        (SECOND_LINE, {}, ("script", "experiment"), "exit status 1: ValueError: no such luck"),
+        (CHAINED, {}, ("script", "experiment"), "exit status 1: KeyError: 'later'"),
+        (OWN, {}, ("script", "experiment"), "exit status 1: Trouble: of my own"),
+        ("x = (", {}, ("script", "experiment"), "exit status 1: SyntaxError: '(' was never closed"),
+        ("import os; os.abort()", {}, ("script", "experiment"), "main.py was killed by SIGABRT"),
+        (
+            "x = bytearray(400 << 20); import time; time.sleep(60)",
+            {"resources_needed": {"ram": "200mb"}},
+            ("oom", "experiment"),
+            "of memory, but asked for 191 MiB: raise resources_needed.ram",
+        ),
+        (
+            "import time; time.sleep(60)",
+            {"max_duration": "2s"},
+            ("timeout", "experiment"),
+            "time limit (max_duration 2s)",
+        ),
+        ("", {"filename": "no.py"}, ("artifact", "experiment"), "the workspace has no file 'no.py'"),
+        ("", {"pythonenv": ["apple=1"]}, ("pip", "experiment"), "Invalid requirement: 'apple=1'"),
+    ],
+)
+def test_the_verdict_is_in_metadata_output_and_event(
+    home: Path, tmp_path: Path, script: str, members: dict[str, Any], judged: tuple[str, str], said: str
+) -> None:
+    finished = attempt(home, tmp_path, script, **members)
+    assert (finished.verdict, finished.fault) == judged, finished
+    assert said in finished.sentence
+    stored = metadata(tmp_path)["verdict"]
+    assert (stored["verdict"], stored["fault"], stored["attempt"]) == (*judged, 1)
+    assert stored["sentence"] == finished.sentence
+    assert stored.get("exit_status") == finished.exit_status
+    *_, sentence, line = output(tmp_path).splitlines()
+    assert sentence == f"studio-runner: {finished.sentence}"
+    assert json.loads(line) == {"studioml": {"verdict": stored}}
+
+
+def test_an_experiment_does_not_judge_itself(home: Path, tmp_path: Path) -> None:
+    script = 'print(\'{"studioml": {"verdict": {"verdict": "ok", "fault": ""}}}\'); raise SystemExit(2)'
+    attempt(home, tmp_path, script)
+    assert metadata(tmp_path)["verdict"]["verdict"] == "script"
+
+
+def test_the_end_of_its_life_is_not_its_time_limit(home: Path, tmp_path: Path) -> None:
+    wanted = order(
+        home,
+        tmp_path,
+        "import time; time.sleep(60)",
+        config={"experimentLifetime": "3s"},
+        time_added=time.time(),
+        max_duration="1h",
+    )
+    assert carried_out(wanted).verdict == "lifetime"
+
+
+def test_a_missing_artifact_is_told_as_that(home: Path, tmp_path: Path) -> None:
+    wanted = order(home, tmp_path)
+    (tmp_path / "store" / "code.tar").unlink()
+    finished = carried_out(wanted)
+    assert finished.verdict == "artifact"
+    assert "artifact 'workspace' is missing" in finished.sentence
+
+
+def test_a_crash_leaves_a_traceback(home: Path, tmp_path: Path) -> None:
+    finished = attempt(home, tmp_path, "import ctypes\ndef guilty():\n    ctypes.string_at(0)\nguilty()")
+    assert (finished.verdict, finished.exit_status) == ("script", -11)
+    assert "in guilty" in output(tmp_path)
+
+
+FORKS = """
+import os, time
+data = bytearray({held} << 20)
+for _ in range(4):
+    if os.fork() == 0:
+        {child}
+        time.sleep(600)
+time.sleep({seconds})
+os.killpg(0, 9) if {seconds} > 60 else None
+"""
+
+
+def test_memory_of_all_processes_counts_together(home: Path, tmp_path: Path) -> None:
+    script = FORKS.format(held=1, child="mine = bytearray(b'x') * (60 << 20)", seconds=600)
+    finished = attempt(home, tmp_path, script, resources_needed={"ram": "200mb"})
+    assert finished.verdict == "oom"
+
+
+def test_memory_that_processes_share_counts_once(home: Path, tmp_path: Path) -> None:
+    script = FORKS.format(held=150, child="pass", seconds=3)
+    finished = attempt(home, tmp_path, script, resources_needed={"ram": "300mb"})
+    assert finished.verdict == "ok", finished
+    used = metadata(tmp_path)["resources"]["used"]
+    assert 150 * MIB < used["ram"] < 250 * MIB
+    assert used["processes"] == 5
+
+
+def test_an_operator_may_leave_memory_alone(home: Path, tmp_path: Path) -> None:
+    script = "x = bytearray(400 << 20); import time; time.sleep(2)"
+    options = {"enforce_ram": False}
+    assert attempt(home, tmp_path, script, options=options, resources_needed={"ram": "200mb"}).verdict == "ok"
+
+
+def test_a_fork_bomb_is_stopped(home: Path, tmp_path: Path) -> None:
+    script = "import os, time\nfor _ in range(60):\n    if os.fork() == 0:\n        break\ntime.sleep(600)"
+    finished = attempt(home, tmp_path, script, options={"max_processes": 50})
+    assert finished.verdict == "script"
+    assert "it has 61 processes, and --max-processes allows 50" in finished.sentence
+
+
+HANGS = """
+import subprocess, sys, threading
+def waits_for_ever():
+    threading.Event().wait()
+if len(sys.argv) > 1:
+    waits_for_ever()
+print("started", flush=True)
+child = subprocess.Popen([sys.executable, __file__, "again"])
+def waits_for_the_child():
+    child.wait()
+waits_for_the_child()
+"""
+
+
+def test_a_hang_is_ended_and_leaves_the_stacks_of_all_python_processes(home: Path, tmp_path: Path) -> None:
+    finished = attempt(home, tmp_path, HANGS, options={"hang_timeout": 2.0})
+    assert finished.verdict == "timeout"
+    assert "it hung: for 2s it used no processor and wrote nothing (--hang-timeout)" in finished.sentence
+    assert "in waits_for_ever" in output(tmp_path)
+    assert "in waits_for_the_child" in output(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import time\nfor _ in range(8):\n    time.sleep(0.5); print('.', end='')",
+        "import time\nend = time.time() + 4\nwhile time.time() < end: pass",
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 3: pass'])",
+    ],
+)
+def test_what_writes_or_computes_does_not_hang(home: Path, tmp_path: Path, script: str) -> None:
+    assert attempt(home, tmp_path, script, options={"hang_timeout": 2.0}).verdict == "ok"
+
+
+def test_output_beyond_the_limit_is_not_kept_but_heard(home: Path, tmp_path: Path) -> None:
+    script = "print('x' * 50_000); print('y' * 100_000); print('{\"loss\": 1}')"
+    assert attempt(home, tmp_path, script, options={"max_output": 100_000}).verdict == "ok"
+    kept = output(tmp_path)
+    assert kept.count("x") >= 50_000
+    assert 40_000 < kept.count("y") < 50_000
+    assert "there is more output than --max-output 97.7 KiB" in kept
+    assert '"loss"' not in kept
+    newest = max((tmp_path / "store" / "metadata").glob("scrape-*"))
+    assert json.loads(newest.read_text())["loss"] == 1
+
+
+def test_programs_are_confined(home: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, resource\n"
+        "print('core', resource.getrlimit(resource.RLIMIT_CORE), 'nice', os.nice(0),"
+        " 'oom', open('/proc/self/oom_score_adj').read())\n"
+        "open('big', 'wb').truncate(2_000_000)"
+    )
+    finished = attempt(home, tmp_path, script, options={"nice": 7, "max_file_size": 1_000_000})
+    assert "core (0, 0) nice 7 oom 500" in output(tmp_path)
+    assert finished.verdict == "disk"
+    assert "OSError: [Errno 27] File too large (see --max-file-size)" in finished.sentence
+
+
+def test_what_was_used_is_told_next_to_what_was_asked_for(home: Path, tmp_path: Path) -> None:
+    script = (
+        "import time\nx = bytearray(b'x') * (90 << 20)\nopen('made', 'wb').write(bytes(5 << 20))\n"
+        "while time.process_time() < 1: pass"
+    )
+    wanted = {"cpus": 1, "ram": "1gb", "hdd": "20mb"}
+    assert attempt(home, tmp_path, script, resources_needed=wanted).verdict == "ok"
+    told = metadata(tmp_path)["resources"]
+    assert told["asked"] == {"cpus": 1, "gpus": 0, "ram": 10**9, "hdd": 20 * 10**6}
+    used = told["used"]
+    assert 90 * MIB < used["ram"] < 130 * MIB
+    assert 1 <= used["cpu_seconds"] < used["seconds"] + 0.5
+    assert 5 * MIB < used["hdd"] < 20 * 10**6
+    assert used["processes"] == 1
+    assert told["suggestion"].startswith("ram 1") and told["suggestion"].endswith(" MiB would have been enough")
+
+
+def test_suggestions_leave_headroom_and_say_nothing_of_trifles() -> None:
+    asked = Resources(cpus=8, ram=4 * 2**30, hdd=2**30)
+    assert suggestion(asked, 100, 150, 2**30, 1000 * MIB) == "cpus 2 and ram 1.2 GiB would have been enough"
+    assert suggestion(asked, 10, 15, 3 * 2**30, 1000 * MIB) == "", "too short to tell cores"
+    assert suggestion(Resources(cpus=1, ram=200 * MIB), 100, 1, MIB, MIB) == ""

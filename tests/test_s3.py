@@ -386,6 +386,13 @@ def test_an_upload_whose_parts_fail_is_aborted(s3: S3Server, proxy: FaultyProxy,
     assert proxy.seen[-1].startswith("DELETE")
 
 
+def test_an_upload_whose_name_was_damaged_on_the_way_is_aborted(s3: S3Server, proxy: FaultyProxy, bucket: str) -> None:
+    proxy.damage(b"</UploadId>", of="POST /" + bucket + "/key?uploads=")
+    with pytest.raises(Unavailable, match="aborted by somebody else"):
+        put(store(proxy.host, bucket, s3.credentials), "key", b"x" * (PART + 1))
+    assert s3.uploads(bucket) == 0
+
+
 def test_an_abort_that_fails_does_not_hide_why(s3: S3Server, proxy: FaultyProxy, bucket: str) -> None:
     proxy.answer(403, of="DELETE")
     with pytest.raises(ZeroDivisionError):

@@ -72,8 +72,12 @@ class Upload:
         """Remove the parts that are there, if any, and if it can be done."""
         self._close()  # first, for a part that comes later would stay
         if self._query:
-            with suppress(RunnerError):
+            try:
                 self._bucket.ask(Call("DELETE", self._key, self._query), patience=_ABORT_PATIENCE)
+            except NotFound:  # its name was damaged on the way, or nothing is left of it
+                self._forget_others()
+            except RunnerError:
+                return
 
     def _close(self) -> None:
         self._closed.set()
@@ -126,7 +130,10 @@ class Upload:
     def _send(self, number: int, part: bytearray, filled: int) -> str:
         """Send a part, in a thread; returns its ETag."""
         query = f"?partNumber={number}&{self._query[1:]}"
-        answer = self._bucket.ask(Call("PUT", self._key, query, memoryview(part)[:filled]), sleep=self._sleep)
+        try:
+            answer = self._bucket.ask(Call("PUT", self._key, query, memoryview(part)[:filled]), sleep=self._sleep)
+        except NotFound as error:  # another upload may go well
+            raise Unavailable(str(error)) from error
         self._free.append(part)
         return answer.headers.get("etag", "")
 

@@ -41,6 +41,7 @@ class _Fault:
     headers: dict[str, str] = field(default_factory=dict)
     after: float = math.inf
     skip: int = 0
+    mark: bytes = b""
 
 
 @dataclass
@@ -68,6 +69,10 @@ class FaultyProxy:
     def swallow(self, *, of: str = "", times: float = 1) -> None:
         """Let the server act, and close the connection instead of giving its answer."""
         self._faults.append(_Fault("swallow", of, times))
+
+    def damage(self, mark: bytes, *, of: str = "", times: float = 1) -> None:
+        """Flip one bit of an answer, in the byte before this mark."""
+        self._faults.append(_Fault("damage the answer", of, times, mark=mark))
 
     def break_one(self, kind: str, number: int, *, times: float = 1) -> None:
         """Do something of ``KINDS`` to the request with this number, counted from 0, and to the next if so often."""
@@ -127,9 +132,9 @@ KINDS = {
 _LIES = {"say less": -7, "say more": 7}
 
 
-def _damaged(data: bytes) -> bytes:
-    """Flip one bit anywhere."""
-    where = random.randrange(len(data))
+def _damaged(data: bytes, mark: bytes = b"") -> bytes:
+    """Flip one bit, anywhere or in the byte before a mark."""
+    where = data.index(mark) - 1 if mark else random.randrange(len(data))
     return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
 
 
@@ -186,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(response.status, headers)
         left = fault.after if fault else math.inf
         while left and (data := response.read(int(min(left, 65536)))):
-            self.wfile.write(_damaged(data) if kind == "damage the answer" else data)
+            self.wfile.write(_damaged(data, fault.mark) if fault and kind == "damage the answer" else data)
             left -= len(data)
         if not left:
             self.close_connection = True

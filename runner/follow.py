@@ -34,7 +34,7 @@ def follow(wanted: Request, stores: Stores, *, directory: Path, timeout: float) 
     name = f"scrape-host-{outcome.get('accession')}.json"
     if _fetched_file(metadata, f"metadata/{name}", stores, directory / name):
         print(f"  {'metadata':10} {directory / name}")  # noqa: T201
-    return 0 if outcome.get("verdict") == "completed" else 1
+    return 0 if outcome.get("verdict") == "ok" else 1
 
 
 def _outcome(wanted: Request, stores: Stores, timeout: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from runner.archive import Budget
 from runner.cache import Cache
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable, is_machines_own
 from runner.manifest import Manifest
+from runner.masking import NONE, Secrets
 from runner.packing import Note, copy, pack
 from runner.place import Place, remove
 from runner.request import Artifact
@@ -32,14 +33,22 @@ class Artifacts:
     """The artifacts of one attempt.
 
     A mutable artifact is uploaded only when it was fetched, or was found not to exist: what came halfway must never
-    replace what is stored.
+    replace what is stored. What has one of the ``barred`` secrets in it is not uploaded.
     """
 
-    def __init__(self, artifacts: list[Artifact], place: Place, budget: Budget, cached: Cache | None = None) -> None:
+    def __init__(
+        self,
+        artifacts: list[Artifact],
+        place: Place,
+        budget: Budget,
+        cached: Cache | None = None,
+        *,
+        barred: Secrets = NONE,
+    ) -> None:
         self._artifacts = artifacts
         self._place = place
         self._budget = budget
-        self._cache = cached
+        self._cache, self._barred = cached, barred
         self._manifests: dict[str, Manifest] = {}
 
     def fetch(self, artifact: Artifact, stores: Stores, check: Callable[[], None]) -> bool:
@@ -129,12 +138,12 @@ class Artifacts:
     def _put_archive(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         key, first = artifact.location.key, LOG_NAME if artifact.label == LOG_LABEL else ""
         with stores.reach(artifact.location, artifact.credentials).create(key) as out:
-            pack(self._place.label(artifact.label), out, key, first=first, note=note)
+            pack(self._place.label(artifact.label), out, key, first=first, note=note, barred=self._barred)
 
     def _put_file(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         for entry in only(self._place.label(artifact.label), _base_name(artifact)):
             with stores.reach(artifact.location, artifact.credentials).create(artifact.location.key) as out:
-                copy(entry, out, note=note)
+                copy(entry, out, note=note, barred=self._barred)
 
     def _put_each(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         """The metadata's files become objects of their own in its bucket (protocol section 4)."""
@@ -144,7 +153,7 @@ class Artifacts:
                 continue
             location = artifact.location.sibling(f"metadata/{entry.name}")
             with stores.reach(location, artifact.credentials).create(location.key) as out:
-                copy(entry, out, note=note)
+                copy(entry, out, note=note, barred=self._barred)
 
 
 class _Checked:

@@ -22,6 +22,7 @@ from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
 from runner.lease import Leasehold
+from runner.log import mask
 from runner.loop import Loop
 from runner.metadata_files import MetadataFiles, stamp
 from runner.place import Place
@@ -48,6 +49,9 @@ class Attempt:
     def __init__(self, order: Order, place: Place, *, loop: Loop, watch: Watch, teller: Teller) -> None:
         self._order, self._place, self._loop, self._watch = order, place, loop, watch
         self._teller, self._tell = teller, teller.tell
+        self._secrets, barred = order.secrets()
+        teller.secrets = self._secrets
+        mask(self, self._secrets)
         self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
         self._began = time.time()
         self._phase = ""
@@ -66,8 +70,8 @@ class Attempt:
             place, self._request.resources.hdd, loop=loop, watch=watch, tell=lambda used: self._tell(events.Used(used))
         )
         self._cache = self._open_cache()
-        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache)
-        self._metadata = MetadataFiles(order, self._request, place, began=self._began)
+        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache, barred=barred)
+        self._metadata = MetadataFiles(order, self._request, place, began=self._began, secrets=self._secrets)
         self._checkpoints = Checkpoints(
             self._request.artifacts.values(),
             self._request.save_frequency,
@@ -84,9 +88,8 @@ class Attempt:
             try:
                 self._claim()
                 self._fetch(METADATA, LOG_LABEL)
-                console = stack.enter_context(
-                    Console(self._log_path(), self._hear, most=self._order.options.max_output)
-                )
+                most = self._order.options.max_output
+                console = stack.enter_context(Console(self._log_path(), self._hear, most=most, secrets=self._secrets))
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
                 programs = Programs(
                     self._loop, self._watch, console, apart=self._order.reported, confines=self._confines()
@@ -98,6 +101,7 @@ class Attempt:
                 raise
             except RunnerError as failure:
                 finished = verdict.judge(self._name, self._disk.blame(failure), self._phase)
+            finished = self._without_secrets(finished)
             self._tell_all(finished, console)
             return self._return(finished)
 
@@ -215,6 +219,9 @@ class Attempt:
                 console.write(verdict.line(finished, self._attempt))
         self._metadata.add(verdict=verdict.described(finished, self._attempt))
 
+    def _without_secrets(self, finished: Finished) -> Finished:
+        return replace(finished, sentence=self._secrets.mask_text(finished.sentence))
+
     def _return(self, finished: Finished) -> Finished:
         """Store everything; results that cannot be stored mean that the attempt did not happen."""
         self._watch.returning()
@@ -228,7 +235,7 @@ class Attempt:
                 self._metadata.write(status, stop_time=stamp())
                 self._worker.wait(partial(self._artifacts.upload, self._back), self._watch)
             except (ExperimentError, Unavailable, MachineError) as error:
-                finished = verdict.not_stored(self._name, finished, error)
+                finished = self._without_secrets(verdict.not_stored(self._name, finished, error))
         finished = replace(finished, last=finished.outcome == "failed" and self._last)
         if finished.outcome not in ("elsewhere", "repeated"):
             self._settle_record(finished)

@@ -8,7 +8,7 @@ from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
-from runner import events
+from runner import concealment, events
 from runner.attempt import Attempt
 from runner.errors import MachineError, is_machines_own
 from runner.events import Finished, Order
@@ -27,6 +27,8 @@ def serve(order_fd: int, event_fd: int) -> int:
 
     The process may be started long before there is an order; it ends when the supervisor does.
     """
+    concealment.close_memory()
+    concealment.hide(concealment.secrets_of_environment(os.environ))
     process.adopt_orphans()
     import_module("runner.storage.s3")  # 0.15 s that no order has to wait for
     line = _read_line(order_fd)

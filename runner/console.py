@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.errors import MachineError
+from runner.masking import NONE, Secrets, Stream
 from runner.units import format_size
 
 STDOUT, STDERR = "stdout", "stderr"
@@ -28,9 +29,9 @@ class Console:
     """Appends output to a file and splits it into lines, without their ends, bad UTF-8 replaced.
 
     Each whole line goes to ``hear``, with the stream it came on, ``STDOUT`` or ``STDERR``: of a line that a carriage
-    return has overwritten what a terminal would show. ``most``: how many bytes of output the file takes (0: any); lines
-    are heard beyond that. ``clock`` gives monotonic seconds. Close it, or use it as a context manager: that hands on
-    last lines without end.
+    return has overwritten what a terminal would show. In file and lines, ``secrets`` are masked. ``most``: how many
+    bytes of output the file takes (0: any); lines are heard beyond that. ``clock`` gives monotonic seconds. Close it,
+    or use it as a context manager: that hands on last lines without end.
     """
 
     def __init__(
@@ -39,9 +40,13 @@ class Console:
         hear: Callable[[str, str], None],
         *,
         most: int = 0,
+        secrets: Secrets = NONE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hear, self._most, self._clock = hear, most, clock
+        self._secrets = secrets
+        self._streams = {STDOUT: Stream(secrets), STDERR: Stream(secrets)}
+        self._kept = 0
         self._partial = {STDOUT: bytearray(), STDERR: bytearray()}
         self._bar_heard = 0.0
         self._tail: deque[str] = deque(maxlen=_REMEMBERED)
@@ -52,6 +57,10 @@ class Console:
 
     def feed(self, data: bytes, stream: str = STDOUT) -> None:
         """Take what was read of a stream. Raises MachineError when the disk does not."""
+        self.fed += len(data)
+        self._take(self._streams[stream].feed(data), stream)
+
+    def _take(self, data: bytes, stream: str) -> None:
         self._keep(data)
         self._split(data, stream)
 
@@ -62,10 +71,11 @@ class Console:
     def write(self, line: str) -> None:
         """Write a line on a line of its own, however much there is already."""
         for stream, partial in self._partial.items():
+            self._take(self._streams[stream].flush(), stream)
             if partial:
                 self._append(b"\n")
                 self._split(b"\n", stream)
-        data = f"{line}\n".encode(errors="replace")
+        data = self._secrets.mask(f"{line}\n".encode(errors="replace"))
         self._append(data)
         self._split(data, STDOUT)
 
@@ -82,8 +92,8 @@ class Console:
         return named[-1] if named else ""
 
     def _keep(self, data: bytes) -> None:
-        before, self.fed = self.fed, self.fed + len(data)
-        if not self._most or self.fed <= self._most:
+        before, self._kept = self._kept, self._kept + len(data)
+        if not self._most or self._kept <= self._most:
             self._append(data)
         elif before <= self._most:
             self._append(data[: self._most - before])
@@ -120,6 +130,7 @@ class Console:
     def close(self) -> None:
         """Hand on what is left, and close the file."""
         for stream, partial in self._partial.items():
+            self._take(self._streams[stream].flush(), stream)
             if partial:
                 self._flush(stream)
         self._file.close()

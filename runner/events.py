@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from runner.errors import RunnerError
+from runner.masking import Secrets
+from runner.redaction import secrets_of
 
 DONE = 0
 """Exit status: the experiment completed, its results are stored."""
@@ -59,7 +61,8 @@ class Order:
 
     ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
     how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
-    lines of the output are wanted as events.
+    lines of the output are wanted as events. ``fingerprints`` are those of the runner's secrets, which an attempt can
+    recognise and does not have (see masking.py).
     """
 
     document: Mapping[str, Any] = field(repr=False)
@@ -71,6 +74,16 @@ class Order:
     version: str
     reported: bool
     options: Options
+    fingerprints: tuple[tuple[str | int, ...], ...] = field(default=(), repr=False)
+
+    def secrets(self) -> tuple[Secrets, Secrets]:
+        """Return all secrets that must not be shown, the message's and the runner's, and then only the runner's.
+
+        What the message has is none of the runner's: its writer knows it.
+        """
+        given = Secrets.of(secrets_of(self.document))
+        own = Secrets.from_fingerprints(self.fingerprints).without(given)
+        return given | own, own
 
     def to_line(self) -> bytes:
         """Write the order down."""
@@ -83,6 +96,7 @@ class Order:
             members = json.loads(line)
             options = members.pop("options")
             lists = {name: tuple(options[name]) for name in ("file_roots", "env_allow")}
+            members["fingerprints"] = tuple(map(tuple, members["fingerprints"]))
             return cls(**members, options=Options(**{**options, **lists}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ContractError(f"the supervisor's order cannot be read: {error}") from error

@@ -10,6 +10,7 @@ from runner import request
 from runner.artifacts import METADATA
 from runner.errors import MachineError
 from runner.events import Order
+from runner.masking import NONE, Secrets
 from runner.metadata import Document, accession
 from runner.place import Place, turn
 
@@ -17,13 +18,15 @@ from runner.place import Place, turn
 class MetadataFiles:
     """The metadata document of an attempt, in the files that are uploaded of it.
 
-    ``began`` is in seconds since 1970.
+    ``began`` is in seconds since 1970. ``secrets`` are masked in all of them.
     """
 
-    def __init__(self, order: Order, wanted: request.Request, place: Place, *, began: float) -> None:
+    def __init__(
+        self, order: Order, wanted: request.Request, place: Place, *, began: float, secrets: Secrets = NONE
+    ) -> None:
         second, nth = turn(place.home, int(began))
         self.accession = accession(platform.node(), second, nth=nth)
-        self._order, self._wanted = order, wanted
+        self._order, self._wanted, self._secrets = order, wanted, secrets
         self._directory, self._scratch = place.label(METADATA), place.scratch
         self._document = Document(schema_logs=order.options.schema_logs)
         labels = ("author", "project_version", "project_experiment")
@@ -63,7 +66,7 @@ class MetadataFiles:
     def _put(self, name: str, data: bytes) -> None:
         """In one step: a checkpoint may be reading what is there."""
         unfinished = self._scratch / name
-        unfinished.write_bytes(data)
+        unfinished.write_bytes(self._secrets.mask(data))
         unfinished.replace(self._directory / name)
 
 

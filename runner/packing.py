@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from runner.archive import compression_of
+from runner.errors import ExperimentError
+from runner.masking import NONE, Search, Secrets
 from runner.storage.base import CHUNK, Writer
 from runner.walking import Entry, members, open_file, unreadable
 
@@ -22,12 +24,15 @@ def unnoted(_entry: Entry, _digest: str) -> None:
     """Take no note: see Note."""
 
 
-def pack(directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted) -> None:
+def pack(
+    directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted, barred: Secrets = NONE
+) -> None:
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
     (NUL bytes take the place of what is gone). Sockets, pipes and devices are left out, hard links stay such. Raises
-    ExperimentError for what cannot be read; errors of ``out`` pass through.
+    ExperimentError for what cannot be read, and for what has one of the ``barred`` secrets in it; errors of ``out``
+    pass through.
     """
     kind = compression_of(name)
     mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
@@ -41,7 +46,7 @@ def pack(directory: Path, out: Writer, name: str, *, first: str = "", note: Note
         encoding="utf-8",
         errors="surrogateescape",
     ) as tar:
-        packed = _Packed(tar, note)
+        packed = _Packed(tar, note, barred)
         for entry in members(directory, first):
             packed.add(entry)
 
@@ -66,11 +71,13 @@ class _Sink:
 class _Packed:
     """An archive being written, and the files in it that have other names too."""
 
-    def __init__(self, tar: tarfile.TarFile, note: Note) -> None:
-        self._tar, self._note = tar, note
+    def __init__(self, tar: tarfile.TarFile, note: Note, barred: Secrets) -> None:
+        self._tar, self._note, self._barred = tar, note, barred
         self._linked: dict[tuple[int, int], tuple[tarfile.TarInfo, str]] = {}
 
     def add(self, entry: Entry) -> None:
+        if self._barred.within(os.fsencode(f"{entry.name}\0{entry.target}")):
+            raise _secret_in(entry)
         if not stat.S_ISREG(entry.status.st_mode):
             self._finish(entry, _member(entry))
             return
@@ -91,7 +98,7 @@ class _Packed:
             member.type, member.linkname, member.size = tarfile.LNKTYPE, known.name, 0
             self._finish(entry, member, digest)
             return
-        content = _Exactly(entry, file)
+        content = _Exactly(entry, file, Search(self._barred))
         self._tar.addfile(member, cast("IO[bytes]", content))
         digest = content.digest.hexdigest()
         if entry.status.st_nlink > 1:
@@ -121,33 +128,45 @@ def _member(entry: Entry) -> tarfile.TarInfo:
 class _Exactly:
     """A file that gives as many bytes as it is asked for, which tarfile counts by the header."""
 
-    def __init__(self, entry: Entry, file: IO[bytes]) -> None:
-        self._entry, self._file = entry, file
+    def __init__(self, entry: Entry, file: IO[bytes], search: Search) -> None:
+        self._entry, self._file, self._search = entry, file, search
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        data = _read(self._entry, self._file, size).ljust(size, b"\0")
+        data = _read(self._entry, self._file, size, self._search).ljust(size, b"\0")
         self.digest.update(data)
         return data
 
 
-def copy(entry: Entry, out: Writer, *, note: Note = unnoted) -> None:
-    """Write a single file as it is. Raises ExperimentError when it cannot be read; errors of ``out`` pass through."""
-    digest = hashlib.sha256()
+def copy(entry: Entry, out: Writer, *, note: Note = unnoted, barred: Secrets = NONE) -> None:
+    """Write a single file as it is. Raises as ``pack`` does."""
+    digest, search = hashlib.sha256(), Search(barred)
     try:
         file = open_file(entry)
     except OSError as error:
         raise unreadable(entry.path, error) from error
     with file:
         entry = entry.now(os.fstat(file.fileno()))
-        while data := _read(entry, file, CHUNK):
+        while data := _read(entry, file, CHUNK, search):
             digest.update(data)
             out.write(data)
     note(entry, digest.hexdigest())
 
 
-def _read(entry: Entry, file: IO[bytes], size: int) -> bytes:
+def _read(entry: Entry, file: IO[bytes], size: int, search: Search) -> bytes:
     try:
-        return file.read(size)
+        data = file.read(size)
     except OSError as error:
         raise unreadable(entry.path, error) from error
+    if search.found(data):
+        raise _secret_in(entry)
+    return data
+
+
+def _secret_in(entry: Entry) -> ExperimentError:
+    # A file's name may be the secret.
+    return ExperimentError(
+        f"a file of {Path(entry.root).name!r} holds a secret of the runner's own (a password, key or token of its "
+        "queues or stores), and is not stored: the experiment must not copy what it finds on the machine",
+        verdict="artifact",
+    )

@@ -1,10 +1,11 @@
-"""What may be shown of a message: everything but its secrets."""
+"""What may be shown of a message: everything but its secrets; and which these are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 # Rather one harmless member too many than one secret too few.
 _SECRET = re.compile(
@@ -12,6 +13,11 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VARIABLE = re.compile(f"{_SECRET.pattern}|key|auth|pass|sig", re.IGNORECASE)
+
+# What is shorter is hardly a secret where a name like AUTHOR only may say so.
+_SHORTEST_MAYBE = 8
+# What stands among credentials and may be known.
+_NO_SECRET = ("region", "profile", "type", "user")
 
 _USERINFO = re.compile(r"(?<=//)[^/\s]*@")
 _PARAMETER = re.compile(r"([?&])([^=&?#\s]*)=[^&?#\s]*")
@@ -46,3 +52,52 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, str):
         return "(removed)" if "PRIVATE KEY-----" in value else public(value)
     return value
+
+
+def secrets_of(document: Mapping[str, Any]) -> set[str]:
+    """Return what ``redacted`` takes out of a message, as texts: keys, tokens and passwords, but not users' names."""
+    found = set(_found(document))
+    config = document.get("config")
+    env = config.get("env") if isinstance(config, Mapping) else None
+    if isinstance(env, Mapping):
+        for name, value in env.items():
+            found |= secrets_of_variable(name, value if isinstance(value, str) else str(value))
+    return found
+
+
+def secrets_of_variable(name: str, value: str) -> set[str]:
+    """Return what is secret of a variable: all of it if its name says so, or what a URL in it has."""
+    if _SECRET.search(name) or (_SECRET_VARIABLE.search(name) and _may_be_secret(value)):
+        return {value, *_of_text(value)}
+    return set(_of_text(value))
+
+
+def _may_be_secret(value: str) -> bool:
+    """Tell secrets from the words and numbers that AUTHOR, MONKEY and PASSES have."""
+    return len(value) >= _SHORTEST_MAYBE and not re.fullmatch(r"[A-Za-z]+|[-+0-9.eE]+", value)
+
+
+def _found(value: Any, *, secret: bool = False) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, member in value.items():
+            if not (secret and name in _NO_SECRET):
+                yield from _found(member, secret=secret or _SECRET.search(name) is not None)
+    elif isinstance(value, list):
+        for element in value:
+            yield from _found(element, secret=secret)
+    elif isinstance(value, str):
+        if secret or "PRIVATE KEY-----" in value:
+            yield value
+        yield from _of_text(value)
+
+
+def _of_text(text: str) -> Iterator[str]:
+    """Yield what ``public`` takes out of a text: passwords, with and without their users, and parameters."""
+    for match in _USERINFO.finditer(text):
+        given = match[0][:-1]
+        for part in (given, given.partition(":")[2]):
+            yield from (part, unquote(part))
+    for match in _PARAMETER.finditer(text):
+        if _SECRET_VARIABLE.search(match[2]):
+            value = match[0].partition("=")[2]
+            yield from (value, unquote(value))

@@ -11,10 +11,13 @@ from threading import Thread
 
 from runner.child import Child
 from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started, Used
+from runner.log import mask, unmask
 from runner.machine.allocate import Resources
 from runner.machine.disk import Claim
+from runner.masking import Secrets
 from runner.place import Place, clear
 from runner.queues.base import Delivery, QueueServer
+from runner.redaction import secrets_of
 from runner.reports import Stream
 from runner.request import Request
 from runner.settle import Decision, settle
@@ -45,6 +48,7 @@ class Running:
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
+        mask(self.request.identity, Secrets.of(secrets_of(self.request.document)))
 
     @property
     def queue(self) -> str:
@@ -100,9 +104,10 @@ class Running:
             Thread(target=partial(clear, Place(home, self.child.place), keep=keep), daemon=True).start()
 
     def settle(self, decision: Decision) -> None:
-        """Decide the message's fate, for all its deliveries."""
+        """Decide the message's fate, for all its deliveries. To be called last."""
         for delivery in self.deliveries:
             settle(delivery, decision)
+        unmask(self.request.identity)
 
     def _hear(self, event: Event) -> None:
         """Log what the attempt tells, and pass on what others want to know."""

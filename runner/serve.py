@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
-from runner import __version__
+from runner import __version__, concealment
 from runner.cache_entries import Entries
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
+from runner.log import mask
 from runner.loop import Loop
 from runner.machine import inventory
 from runner.machine.allocate import Allocator
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
+    own = partial(concealment.own_secrets, settings, os.environ)
+    concealment.close_memory()
+    concealment.hide(own())
+    mask("the runner's own", own())
     make_home(settings.home)
     sweep(settings.home, keep=settings.debug)
     hoards = _hoards(settings)
@@ -59,6 +65,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             reports=Reports(KeyDirectory(Path(settings.response_signatures_dir), clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
             suspended=_suspension(settings, loop, stack),
+            own=own,
             clock=clock,
         )
         Supervisor(settings, parts).run()

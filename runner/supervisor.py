@@ -17,6 +17,7 @@ from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
+from runner.masking import Secrets
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
 from runner.reports import Reports
@@ -43,7 +44,7 @@ _COOL_DOWN = 15.0
 class Parts:
     """What a supervisor works with. ``suspended`` tells whether no work is to be taken just now.
 
-    ``clock`` gives monotonic seconds.
+    ``own`` returns the runner's own secrets, as they are now. ``clock`` gives monotonic seconds.
     """
 
     servers: Sequence[QueueServer]
@@ -54,6 +55,7 @@ class Parts:
     reports: Reports
     reasons: Reasons
     suspended: Callable[[], bool]
+    own: Callable[[], Secrets]
     clock: Callable[[], float]
 
 
@@ -313,6 +315,7 @@ class Supervisor:
             version=str(plan.interpreter),
             reported=stream.heard,
             options=self._options(),
+            fingerprints=self._parts.own().fingerprints(),
         )
         child.begin(order)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from runner import events
 from runner.events import Event, Line
 from runner.loop import Loop
+from runner.masking import NONE
 
 # In bytes: lines of output are left out while so much is unread. Other events are few.
 _BACKLOG = 1024 * 1024
@@ -20,7 +21,10 @@ _LONGEST = 64 * 1024
 
 
 class Teller:
-    """Writes events to a pipe while the loop runs. ``clock`` gives monotonic seconds."""
+    """Writes events to a pipe while the loop runs. ``clock`` gives monotonic seconds.
+
+    ``secrets`` are masked in all that is told.
+    """
 
     def __init__(self, fd: int, loop: Loop, clock: Callable[[], float] = time.monotonic) -> None:
         self._fd, self._loop, self._clock = fd, loop, clock
@@ -28,11 +32,12 @@ class Teller:
         self._waiting = False
         self._allowance, self._counted = _BURST, clock()
         self._dropped = 0
+        self.secrets = NONE
         os.set_blocking(fd, False)
 
     def tell(self, event: Event) -> None:
         """Send an event."""
-        self._unsent += events.to_line(event)
+        self._unsent += self.secrets.mask(events.to_line(event))
         self._send()
 
     def line(self, text: str, *, error: bool, document: bool) -> None:

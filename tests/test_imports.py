@@ -40,7 +40,7 @@ LAYERS: list[list[str]] = [
         "queues.rabbitmq",
         "queues.sqs",
     ],
-    ["sandbox.base", "lifecycle", "teller", "kubernetes", "outbox"],
+    ["concealment", "sandbox.base", "lifecycle", "teller", "kubernetes", "outbox"],
     ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "sealing"],
     [
         "machine.allocate",
@@ -89,7 +89,8 @@ LAYERS: list[list[str]] = [
         "log",
         "locks",
     ],
-    ["retry", "units", "native", "machine", "sandbox"],
+    ["retry", "units", "native", "machine", "sandbox", "masking"],
+    ["forms"],
     ["errors"],
     [""],
 ]

@@ -33,11 +33,16 @@ def harmless(environ: Mapping[str, str], allowed: Iterable[str] = ()) -> dict[st
     return {name: value for name, value in environ.items() if name in names or name.startswith(_HARMLESS_PREFIXES)}
 
 
+def is_installers(name: str) -> bool:
+    """Tell whether a variable is the operator's setting of package indexes or of the network."""
+    return name.lower() in _INSTALLER or name.startswith(_INSTALLER_PREFIXES)
+
+
 def for_installer(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that pip is to see: the harmless ones and the operator's package index settings."""
     ours = harmless(environ) | _place(job)
     for name, value in environ.items():
-        if name.lower() in _INSTALLER or name.startswith(_INSTALLER_PREFIXES):
+        if is_installers(name):
             ours[name] = value
     return ours
 

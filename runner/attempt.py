@@ -278,5 +278,6 @@ def store_options(order: Order) -> StoreOptions:
         google_metadata=given.google_metadata,
         google_endpoint=given.google_endpoint,
         file_roots=given.file_roots,
+        link_local=given.link_local,
         patience=Patience(given.store_patience),
     )

@@ -43,6 +43,7 @@ class Options:
     environments_size: int = 0
     env_allow: tuple[str, ...] = ()
     allow_env_secrets: bool = False
+    link_local: bool = False
     schema_logs: bool = True
     debug: bool = False
     cache_dir: str = ""

@@ -80,7 +80,14 @@ def _order(wanted: Request, settings: Settings) -> Order:
         python=str(interpreter.path),
         version=str(interpreter),
         reported=False,
-        options=Options(**{**given, "home": str(settings.home), "file_roots": settings.file_root}),
+        options=Options(
+            **{
+                **given,
+                "home": str(settings.home),
+                "file_roots": settings.file_root,
+                "link_local": settings.allow_link_local,
+            }
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from runner.console import STDERR, STDOUT, Console
-from runner.errors import MachineError, RunnerError
+from runner.errors import ExperimentError, MachineError, RunnerError
 from runner.loop import Loop
 from runner.sandbox import process
 from runner.watch import Orphaned, Watch
@@ -43,6 +44,10 @@ class Programs:
         try:
             child = process.start(argv, env=env, cwd=cwd, apart=self._apart, confines=self._confines)
         except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise ExperimentError(
+                    "its arguments and environment together are larger than the system takes"
+                ) from error
             raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
         with self._output(child), self._ended(child):
             if started:

@@ -24,12 +24,13 @@ from runner.fields import (
     is_text,
     moment_of,
     printable,
-    text_of,
     version_of,
     word_of,
 )
-from runner.redaction import redacted
+from runner.masking import Secrets
+from runner.redaction import redacted, secrets_of
 from runner.request_artifacts import Artifact, Record, StoresOfRequest, artifacts_of, record_of
+from runner.request_packages import requirements_of
 from runner.units import parse_size
 
 __all__ = [
@@ -47,10 +48,18 @@ __all__ = [
 
 # In bytes: a whole pip freeze and a hundred artifacts are some tens of kilobytes.
 _LARGEST_MESSAGE = 16 * 1024 * 1024
+# Each takes some sixty bytes of memory, however short it is.
+_MOST_VALUES = 1_000_000
 # In characters, together: splitting them is slow, and the system takes no more either.
 _LONGEST_ARGS = 128 * 1024
 # What object stores take as a key.
 _LONGEST_KEY = 1024
+# Of a project, an author and the like, in characters.
+_LONGEST_LABEL = 1024
+# In bytes: the system takes no longer variables (MAX_ARG_STRLEN), nor more of them together with the arguments.
+_LONGEST_VARIABLE, _LARGEST_ENVIRONMENT = 128 * 1024 - 1, 1024 * 1024
+# More would take long to look for in all that is shown. In characters, together.
+_MOST_SECRETS, _MOST_OF_SECRETS = 2000, 256 * 1024
 # So many faults are told one by one.
 _TOLD = 20
 # In seconds, where the message sets no limit.
@@ -138,7 +147,7 @@ def load(body: bytes) -> object:
     if len(body) > _LARGEST_MESSAGE:
         raise RequestError(f"the message has {len(body)} bytes, but {_LARGEST_MESSAGE} is the most that is read")
     try:
-        return strict_json.loads(body.decode("utf-8-sig"))
+        return strict_json.loads(body.decode("utf-8-sig"), most=_MOST_VALUES)
     except UnicodeDecodeError as error:
         raise RequestError(f"the message is not JSON: it has bad UTF-8 at byte {error.start}") from None
     except ValueError as error:
@@ -157,10 +166,16 @@ def from_document(document: object, *, allow_env_secrets: bool = False) -> Reque
         raise Sealed("the message is encrypted, and this runner cannot open it")
     if not isinstance(document, dict) or not isinstance(document.get("experiment"), dict):
         raise RequestError("the message is JSON, but no request: it must be an object with an object named experiment")
+    secrets = secrets_of(document)
+    if len(secrets) > _MOST_SECRETS or sum(map(len, secrets)) > _MOST_OF_SECRETS:
+        raise RequestError(
+            f"the message has {len(secrets)} keys, tokens and passwords, but {_MOST_SECRETS} that have "
+            f"{_MOST_OF_SECRETS} characters together are the most that can be kept from being shown"
+        )
     faults: list[str] = []
     request = _request(Fields(document, "", faults), allow_env_secrets=allow_env_secrets)
     if faults:
-        raise RequestError(_told(faults))
+        raise RequestError(map(Secrets.of(secrets).mask_text, _told(faults)))
     return request
 
 
@@ -181,12 +196,12 @@ def _request(root: Fields, *, allow_env_secrets: bool) -> Request:
         filename=_filename(experiment, args),
         args=args,
         pythonver=experiment.parsed("pythonver", version_of, "3"),
-        pythonenv=_requirements(experiment, "pythonenv"),
-        pip=_requirements(config, "pip"),
-        project=experiment.parsed("project", word_of, None),
-        project_version=experiment.parsed("project_version", word_of, None),
-        project_experiment=experiment.parsed("project_experiment", word_of, None),
-        author=experiment.parsed("author", word_of, None),
+        pythonenv=requirements_of(experiment, "pythonenv"),
+        pip=requirements_of(config, "pip"),
+        project=experiment.parsed("project", _label_of, None),
+        project_version=experiment.parsed("project_version", _label_of, None),
+        project_experiment=experiment.parsed("project_experiment", _label_of, None),
+        author=experiment.parsed("author", _label_of, None),
         artifacts=artifacts_of(experiment, stores),
         resources=_resources(experiment),
         max_duration=experiment.duration("max_duration"),
@@ -208,6 +223,13 @@ def _key(experiment: Fields) -> str:
     if len(key) > _LONGEST_KEY:
         experiment.fault("key", f"has {len(key)} characters, but {_LONGEST_KEY} is the most")
     return key
+
+
+def _label_of(value: str | float) -> str:
+    text = word_of(value)
+    if len(text) > _LONGEST_LABEL:
+        raise ValueError(f"has {len(text)} characters, but {_LONGEST_LABEL} is the most")
+    return text
 
 
 def _args(experiment: Fields) -> tuple[str, ...]:
@@ -263,41 +285,7 @@ def _env(config: Fields) -> dict[str, str]:
             given.fault(shown, "is not the name of a variable")
         elif value is not None:
             env[name] = given.parse(shown, json.dumps(value) if isinstance(value, bool) else value, word_of, "")
+    sizes = [len(f"{name}={value}".encode()) for name, value in env.items()]
+    if sum(sizes) > _LARGEST_ENVIRONMENT or max(sizes, default=0) > _LONGEST_VARIABLE:
+        config.fault("env", f"is too large: {_LARGEST_ENVIRONMENT} bytes, {_LONGEST_VARIABLE} each, are the most")
     return env
-
-
-# Requirements: lines of a file for pip, which must stay lines, and no options
-
-_EDITABLE = re.compile(r"(-e|--editable)[ =] *git\+https://[^ ]+#egg=[^ ]+")
-
-
-def _requirements(given: Fields, name: str) -> tuple[str, ...]:
-    lines = []
-    for index, value in enumerate(given.typed(name, list) or []):
-        where = f"{name}[{index}]"
-        line = given.parse(where, value, text_of, "").strip()
-        if value is None or (isinstance(value, str) and not value.strip()):
-            given.fault(where, "is empty")
-        # pip freeze writes comments. They are left out: the first ones can choose the encoding that pip reads with.
-        elif line and not line.startswith("#"):
-            lines.append(line)
-            if why := _not_installable(line):
-                given.fault(where, why)
-    return tuple(lines)
-
-
-def _not_installable(line: str) -> str:
-    """Say why this must not be in a file for pip, "" when it may.
-
-    pip ends lines where str.splitlines does, joins those after a backslash, and replaces ``${NAME}`` by its own
-    environment's variables: https://pip.pypa.io/en/stable/reference/requirements-file-format/
-    """
-    if not printable(line) or line.endswith("\\"):
-        return "must be a single line without control characters"
-    if "${" in line:
-        return "must not use variables of the environment"
-    if _EDITABLE.fullmatch(line):
-        return ""
-    if line.startswith("-") or " -" in line.partition(" #")[0]:
-        return "must be a requirement without options of pip; editable ones must be -e git+https://...#egg=..."
-    return ""

@@ -18,6 +18,8 @@ from runner.units import parse_duration
 _MOST_ARTIFACTS = 1000
 _DEFAULT_REGION = "us-west-1"
 _IMAGE_SCHEMES = ("shub", "docker", "dockerhub", "library")
+# A registry's host, a path, a tag, a digest: and never an option of a program that is given it.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,1000}")
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _artifact(given: Fields, label: str, stores: StoresOfRequest) -> Artifact | 
 def _location(given: Fields, name: str, label: str) -> Location | None:
     url = given.required(name)
     scheme, _, reference = url.partition("://")
-    if label == "_singularity" and scheme in _IMAGE_SCHEMES and reference:
+    if label == "_singularity" and scheme in _IMAGE_SCHEMES and _IMAGE.fullmatch(reference):
         return Location(scheme, "", "", reference)
     try:
         return locate(url, bucket=given.text("bucket"), key=given.text("key")) if url else None

@@ -257,6 +257,12 @@ class Settings(EnvironmentSettings, ServerSettings):
     file_root: tuple[str, ...] = option(
         (), "directory that file:// artifacts may lie below [none]", _directories, metavar="DIR", many=True
     )
+    allow_link_local: bool = option(
+        False,
+        "let artifacts be read from link-local addresses and the like, where clouds give machines their credentials",
+        boolean,
+        metavar="BOOL",
+    )
     s3_ca: str = option("", "CA certificates of S3 servers (PEM); implies TLS", _file, metavar="FILE")
     s3_cert: str = option("", "client certificate for S3 servers (PEM)", _file, metavar="FILE")
     s3_key: str = option("", "its private key", _file, metavar="FILE")

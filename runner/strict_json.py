@@ -16,17 +16,24 @@ MAX_DEPTH = 64
 _MAX_DIGITS = 1000
 
 
-def loads(text: str) -> Any:
+class NotJson(ValueError):
+    """The text is none, or not yet."""
+
+
+def loads(text: str, *, most: int = 0) -> Any:
     """Return the value that ``text`` is. Raises ValueError, which repeats nothing of the text but a member's name.
 
-    Besides what is no JSON these are refused: NaN and Infinity, also as the value of a number like 1e999, integers
-    of absurd length, members given twice in one object, and more levels than MAX_DEPTH.
+    Besides what is no JSON (NotJson) these are refused: NaN and Infinity, also as the value of a number like 1e999,
+    integers of absurd length, members given twice in one object, more levels than MAX_DEPTH, and more values than
+    about ``most``, before they take any memory (0: any number).
     """
+    if most and text.count(",") + text.count("[") + text.count("{") > most:
+        raise ValueError(f"has more than {most} values")
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         what = error.msg[:1].lower() + error.msg[1:]
-        raise ValueError(f"is not JSON: {what} at line {error.lineno}, column {error.colno}") from None
+        raise NotJson(f"is not JSON: {what} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if nests_deeper(value, MAX_DEPTH):

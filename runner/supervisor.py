@@ -337,6 +337,7 @@ class Supervisor:
             environments_size=given.environments_size,
             env_allow=given.env_allow,
             allow_env_secrets=given.allow_env_secrets,
+            link_local=given.allow_link_local,
             schema_logs=given.schema_logs,
             debug=given.debug,
             enforce_ram=given.enforce_ram,

@@ -8,6 +8,7 @@ import socket
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import BinaryIO
@@ -285,6 +286,7 @@ def test_a_name_beyond_ascii_is_followed(server: HttpServer) -> None:
         "[fe80::1]",
         "[fd00:ec2::254]",
         "[::ffff:169.254.170.2]",
+        "[64:ff9b::a9fe:a9fe]",
         "0xA9FEA9FE",
         "2852039166",
         "169.254.1.",
@@ -321,6 +323,14 @@ def test_the_proxy_of_the_environment_may_be_anywhere(server: HttpServer, monkey
     monkeypatch.delenv("NO_PROXY", raising=False)
     server.objects["http://files.invalid/a?b"] = Served(b"x")
     assert get(store("files.invalid"), "a?b") == b"x"
+
+
+def test_the_operator_may_allow_it(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_PRIVATE", [ip_network("127.0.0.0/8")])
+    server.objects["/a"] = Served(b"x")
+    with pytest.raises(Denied, match="--allow-link-local"):
+        get(store(server.host), "a")
+    assert get(connect(locate(f"http://{server.host}/"), None, replace(QUICK, link_local=True)), "a") == b"x"
 
 
 def test_s3_endpoints_are_looked_at_too() -> None:

@@ -63,7 +63,7 @@ LAYERS: list[list[str]] = [
         "keys",
         "report",
     ],
-    ["queues.amqp", "queues.sqs_account", "request_artifacts"],
+    ["queues.amqp", "queues.sqs_account", "request_artifacts", "request_packages"],
     ["archive", "walking"],
     [
         "fields",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from runner.errors import RequirementError
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable
@@ -56,11 +59,10 @@ def test_files_and_directories_of_the_workspace_count_by_their_content(tmp_path:
     (tmp_path / "lib" / "sub").mkdir(parents=True)
     (tmp_path / "lib" / "setup.py").write_text("1")
     (tmp_path / "x-1.tar.gz").write_text("1")
-    lines, paths = located(["./lib[fast]", "x-1.tar.gz", "lib/missing", "a==1", "b @ https://h/lib", "."], tmp_path)
+    lines, paths = located(["./lib[fast]", "x-1.tar.gz", "a==1", "b @ https://h/lib", "."], tmp_path)
     assert lines == (
         f"{tmp_path}/lib[fast]",
         f"{tmp_path}/x-1.tar.gz",
-        "lib/missing",
         "a==1",
         "b @ https://h/lib",
         f"{tmp_path}",
@@ -69,6 +71,18 @@ def test_files_and_directories_of_the_workspace_count_by_their_content(tmp_path:
     before = key(list(lines), paths=paths)
     (tmp_path / "lib" / "sub" / "more.py").write_text("")
     assert key(list(lines), paths=paths) != before
+
+
+@pytest.mark.parametrize("line", ["lib/missing", "etc/apt", "x.whl", "link", "./link", "link/sub", "../other", "/etc"])
+def test_no_other_file_is_a_requirement(tmp_path: Path, line: str) -> None:
+    (tmp_path / "other" / "sub").mkdir(parents=True)
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / "link").symlink_to(tmp_path / "other")
+    if line == "link":  # a bare name is a package's
+        assert located([line], tmp_path / "workspace") == (("link",), ())
+        return
+    with pytest.raises(RequirementError, match="of the workspace"):
+        located([line], tmp_path / "workspace")
 
 
 def test_where_the_workspace_is_does_not_count(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ message whose taker dies is back at once, and it is never moved: there is no mom
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import stat
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from runner import strict_json
 from runner.errors import Unavailable
 from runner.locks import try_lock
 from runner.queues import carries_reports
@@ -30,8 +30,10 @@ _DEAD = ".dead"
 # A request that is not complete JSON may still be being written, until it has not changed for so long. In seconds.
 # Reports are no JSON, and appear whole.
 _UNFINISHED = 10.0
+# More are too many for a request, and for our memory.
+_MOST_VALUES = 1_000_000
 # No request is larger; what is gets only so far, and is refused for what it is.
-_LARGEST = 64 * 1024 * 1024
+_LARGEST = 17 * 1024 * 1024
 
 
 class FileDelivery:
@@ -193,10 +195,13 @@ def _is_still(path: Path, file: FileIO) -> bool:
 
 
 def _is_json(body: bytes) -> bool:
+    """Tell whether a message is complete; whether it is one that anybody likes is not our concern."""
     try:
-        json.loads(body)
-    except (ValueError, RecursionError):
+        strict_json.loads(body.decode("utf-8-sig"), most=_MOST_VALUES)
+    except (strict_json.NotJson, UnicodeDecodeError):
         return False
+    except ValueError:
+        return True
     return True
 
 

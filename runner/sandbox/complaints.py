@@ -40,11 +40,15 @@ _USEFUL = re.compile(
     re.VERBOSE,
 )
 _LINES, _LONGEST = 3, 240
+# How much of the log is looked at: the last characters, and of each line the first ones.
+_LARGEST, _LONGEST_LINE = 4 * 1024 * 1024, 4096
 
 
 def error(status: int, log: str) -> RunnerError:
     """Return the error that pip's exit status and its log mean."""
-    text = _TIME.sub("", log)
+    # What a package's own build says has any length, and the expressions take longer than that.
+    lines = log[-_LARGEST:].split("\n")
+    text = _TIME.sub("", "\n".join(line[:_LONGEST_LINE] for line in lines))
     if status < 0:
         return MachineError(f"pip was killed by signal {-status} while it installed the requirements")
     if _DISK.search(text):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.errors import RequirementError
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.requirements import Installable
 
@@ -68,12 +69,16 @@ def identity(python: str) -> str:
 
 
 def located(requirements: Iterable[str], workspace: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-    """Make those requirements absolute that are files or directories of the workspace; return all, and their paths."""
+    """Make those requirements absolute that are files or directories of the workspace; return all, and their paths.
+
+    Raises RequirementError for those that are elsewhere, or nowhere: installers would look for them in places of ours.
+    """
     lines, paths = [], []
     for line in requirements:
-        match = _PATH.match(line)
-        path = Path(os.path.normpath(workspace / match["path"])) if match else None
-        if match and path and path.exists():
+        if match := _PATH.match(line):
+            path = Path(os.path.normpath(workspace / match["path"]))
+            if not path.exists() or not path.resolve().is_relative_to(workspace.resolve()):
+                raise RequirementError(f"the requirement {match['path']!r} is no file or directory of the workspace")
             paths.append(path)
             line = f"{path}{line[match.end() :]}"  # noqa: PLW2901
         lines.append(line)

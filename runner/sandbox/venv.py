@@ -60,7 +60,9 @@ class VirtualEnvironment:
 def recipe_of(job: Job) -> Recipe:
     """Say what a job's environment is made of (protocol section 5)."""
     workspace = job.place.workspace
-    studioml = next(iter(sorted((workspace / "dist").glob("studioml-*.tar.gz"))), "")
+    packed = sorted((workspace / "dist").glob("studioml-*.tar.gz"))
+    # It becomes a line for pip, and whoever packed the workspace could name a file like more than one line.
+    studioml = next((path for path in packed if re.fullmatch(r"[A-Za-z0-9._+!-]+", path.name)), "")
     lists: list[Installable] = []
     paths: list[Path] = []
     for lines in (job.request.pythonenv, job.request.pip):

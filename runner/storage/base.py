@@ -182,7 +182,8 @@ class StoreOptions:
     verified with instead of the well-known ones, and this machine's own certificate and its key. For ``gs://``
     objects without a token of their own there is the key file of a service account, ``google_credentials``, or else
     the identity that ``google_metadata`` servers give this machine; ``google_endpoint`` is "" for the public one.
-    ``file_roots`` are the directories that ``file://`` artifacts may lie in.
+    ``file_roots`` are the directories that ``file://`` artifacts may lie in. ``link_local``: addresses at which
+    machines find their own credentials may be read, too.
     """
 
     s3_ca: str = ""
@@ -192,6 +193,7 @@ class StoreOptions:
     google_metadata: bool = False
     google_endpoint: str = ""
     file_roots: tuple[str, ...] = ()
+    link_local: bool = False
     patience: Patience = _PATIENCE
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,24 +30,37 @@ _PRIVATE = [
         "168.63.129.16/32",  # Azure's, beside the link-local one
     )
 ]
+# Addresses of IPv4 in networks that have IPv6 only (RFC 6052).
+_TRANSLATED = ip_network("64:ff9b::/96")
 
 
 class Adapter(HTTPAdapter):
-    """requests' adapter over such connections. A proxy is the operator's, and so is what it can reach by a name."""
+    """requests' adapter over such connections. A proxy is the operator's, and so is what it can reach by a name.
+
+    ``anywhere``: the operator lets messages reach those places, too.
+    """
+
+    def __init__(self, *, anywhere: bool, **options: Any) -> None:
+        self._anywhere = anywhere
+        super().__init__(**options)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """See HTTPAdapter."""
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        if not self._anywhere:
+            self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **options: Any) -> PoolManager:
         """See HTTPAdapter."""
         manager: PoolManager = super().proxy_manager_for(*args, **options)
-        manager.pool_classes_by_scheme = _POOLS
+        if not self._anywhere:
+            manager.pool_classes_by_scheme = _POOLS
         return manager
 
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
         """See HTTPAdapter. Raises Denied before anything is sent where a message must not reach."""
+        if self._anywhere:
+            return super().send(request, *args, **options)
         host = (urlsplit(request.url or "").hostname or "").rstrip(".")
         with suppress(socket.gaierror, UnicodeError):  # a name; this also reads numbers as the C library does: 0xA9FE…
             for *_, address in socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST):
@@ -58,9 +71,13 @@ class Adapter(HTTPAdapter):
 def check(address: str) -> None:
     """Raise Denied where messages must not reach."""
     found = ip_address(address.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
+    if isinstance(found, IPv6Address):
+        found = found.ipv4_mapped or (IPv4Address(found.packed[-4:]) if found in _TRANSLATED else found)
     if any(found in network for network in _PRIVATE):
-        raise Denied(f"{found} is an address at which machines find their own credentials: no artifact is read there")
+        raise Denied(
+            f"{found} is an address at which machines find their own credentials: no artifact is read there "
+            "(--allow-link-local)"
+        )
 
 
 class _Checked(HTTPConnection):

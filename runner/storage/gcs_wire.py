@@ -101,7 +101,7 @@ class Bucket:
     ) -> None:
         self._location, self._patience, self._sleep = location, options.patience, sleep
         self._identity = identity(credentials, options)
-        self._transport = Transport(options.google_endpoint or ENDPOINT, Trust())
+        self._transport = Transport(options.google_endpoint or ENDPOINT, Trust(anywhere=options.link_local))
         if credentials and not (credentials.token.isascii() and credentials.token.isprintable()):
             raise Denied(f"the token for gs://{location.bucket} has impossible characters")
 

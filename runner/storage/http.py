@@ -57,6 +57,7 @@ class HttpStore:
     ) -> None:
         self._own, self._patience, self._sleep = location, options.patience, sleep
         self._authorization = {"authorization": _authorization(credentials)} if credentials else {}
+        self._link_local = options.link_local
         self._transports: dict[str, Transport] = {}
 
     @contextmanager
@@ -128,7 +129,7 @@ class HttpStore:
     def _send(self, method: str, place: Location, headers: Mapping[str, str]) -> Response:
         endpoint = _origin(place)
         if endpoint not in self._transports:
-            trust = Trust(os.environ.get("SSL_CERT_FILE", ""), hint=_TRUST)
+            trust = Trust(os.environ.get("SSL_CERT_FILE", ""), hint=_TRUST, anywhere=self._link_local)
             self._transports[endpoint] = Transport(endpoint, trust)
         own = self._authorization if endpoint == _origin(self._own) else {}
         return self._transports[endpoint].send(method, _url(place), {**headers, **own})

@@ -168,7 +168,8 @@ class Bucket:
         self._moved = False
         self._public: set[str] = set()
         hint = "its authority can be named by --s3-ca, this machine by --s3-cert and --s3-key"
-        self._transport = Transport(self._endpoint, Trust(options.s3_ca, options.s3_cert, options.s3_key, hint))
+        trust = Trust(options.s3_ca, options.s3_cert, options.s3_key, hint, options.link_local)
+        self._transport = Transport(self._endpoint, trust)
         sent = credentials.access_key + credentials.session_token + location.region
         if not (sent.isascii() and sent.isprintable()):
             raise Denied(f"the access key, session token or region for {self._endpoint} has impossible characters")

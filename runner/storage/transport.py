@@ -39,13 +39,14 @@ _CONNECTIONS = 16
 class Trust:
     """Whom to trust, and who we are: paths of PEM files, "" for the well-known authorities and for nobody.
 
-    ``hint`` tells the operator how to name other authorities.
+    ``hint`` tells the operator how to name other authorities. ``anywhere``: see connections.Adapter.
     """
 
     authority: str = ""
     certificate: str = ""
     key: str = ""
     hint: str = "its authority is none of the well-known ones"
+    anywhere: bool = False
 
 
 class Transport:
@@ -59,7 +60,7 @@ class Transport:
         self.endpoint = endpoint
         self._trust = trust
         self._certificate = (trust.certificate, trust.key) if trust.key else trust.certificate or None
-        self._adapter = Adapter(pool_maxsize=_CONNECTIONS)
+        self._adapter = Adapter(anywhere=trust.anywhere, pool_maxsize=_CONNECTIONS)
 
     def send(self, method: str, url: str, headers: dict[str, str], body: bytes | memoryview | None = None) -> Response:
         """Send a request as it stands and return its answer with its body unread; the caller closes it.

@@ -16,7 +16,6 @@ from runner.errors import MachineError
 from runner.events import Event, Finished, Order
 from runner.loop import Loop
 from runner.redaction import secrets_of_variable
-from runner.sandbox.environment import is_installers
 from runner.sandbox.process import signal_group
 from runner.settings import Settings, variables_of
 
@@ -156,14 +155,10 @@ def _environment(keep: Collection[str]) -> dict[str, str]:
     """The supervisor's environment without its secrets, and with the way to this very package.
 
     Options hold secrets, what AWS's credential chain reads leads to those of SQS queues, and the names of others say
-    so. Installers need theirs, those of package indexes and proxies.
+    so. What installers need of them comes with the order.
     """
     secret = {name for field in dataclasses.fields(Settings) for name in variables_of(field)}
     secret |= {name for name in os.environ if name.startswith("AWS_")}
-    secret |= {name for name, value in os.environ.items() if _is_secret(name, value)}
+    secret |= {name for name, value in os.environ.items() if secrets_of_variable(name, value)}
     kept = {name: value for name, value in os.environ.items() if name not in secret - set(keep)}
     return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-
-
-def _is_secret(name: str, value: str) -> bool:
-    return not is_installers(name) and bool(secrets_of_variable(name, value))

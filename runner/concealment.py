@@ -41,11 +41,6 @@ def own_secrets(settings: Any, environ: Mapping[str, str]) -> Secrets:
     return Secrets.of({*_of_options(settings), *_of_environment(environ, settings.env_allow)})
 
 
-def secrets_of_environment(environ: Mapping[str, str]) -> Secrets:
-    """Return those of the environment alone."""
-    return Secrets.of(_of_environment(environ))
-
-
 def hide(secrets: Secrets) -> None:
     """Take secrets out of what /proc shows of this process's arguments and environment, and children inherit.
 

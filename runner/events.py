@@ -63,7 +63,7 @@ class Order:
     ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
     how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
     lines of the output are wanted as events. ``fingerprints`` are those of the runner's secrets, which an attempt can
-    recognise and does not have (see masking.py).
+    recognise and does not have (see masking.py). ``variables`` are those that installers want, passwords included.
     """
 
     document: Mapping[str, Any] = field(repr=False)
@@ -76,6 +76,7 @@ class Order:
     reported: bool
     options: Options
     fingerprints: tuple[tuple[str | int, ...], ...] = field(default=(), repr=False)
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def secrets(self) -> tuple[Secrets, Secrets]:
         """Return all secrets that must not be shown, the message's and the runner's, and then only the runner's.

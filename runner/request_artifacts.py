@@ -177,6 +177,9 @@ def _location(given: Fields, name: str, label: str) -> Location | None:
     scheme, _, reference = url.partition("://")
     if label == "_singularity" and scheme in _IMAGE_SCHEMES and _IMAGE.fullmatch(reference):
         return Location(scheme, "", "", reference)
+    if not printable(url + given.text("bucket") + given.text("key")):
+        given.fault(name, "has control characters in it, or bucket and key have")
+        return None
     try:
         return locate(url, bucket=given.text("bucket"), key=given.text("key")) if url else None
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import environ
 from time import time
 
 from runner import intake
@@ -23,6 +24,7 @@ from runner.reasons import Reasons
 from runner.reports import Reports
 from runner.request import Request
 from runner.running import Running
+from runner.sandbox.environment import is_installers
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
 from runner.units import format_duration
@@ -316,6 +318,7 @@ class Supervisor:
             reported=stream.heard,
             options=self._options(),
             fingerprints=self._parts.own().fingerprints(),
+            variables={name: value for name, value in environ.items() if is_installers(name)},
         )
         child.begin(order)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import tarfile
 from collections.abc import Iterator
@@ -136,6 +137,8 @@ def test_no_secret_is_in_anything_that_goes_out(place: Workplace, runner: Runner
     submit(place, SCRIPT, "demo", BOX=box, ACCOUNT_FILE=str(tmp_path / "account.json"), LINGER="2")
     running = until(lambda: [pid for pid in place.experiments() if b"main.py" in process(pid)], "it runs")
     runner.saw("starts")
+    limits = Path(f"/proc/{runner.process.pid}/limits").read_text()
+    assert re.search(r"Max core file size +0 +0", limits), "no core dump can have them either"
     everybody = descendants(runner.process.pid)
     assert len(everybody) >= 3, "the runner, an attempt, and one that is kept ready"
     for pid in everybody - set(running):

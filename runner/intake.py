@@ -1,17 +1,26 @@
-"""A message's way in: from its bytes to a request that this machine can run, or the reason why not."""
+"""A message's way in: from its bytes to a request that this machine can run, or the reason why not (section 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner import request
+from runner import envelope, request
+from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
 from runner.machine.allocate import Allocator, Resources
 from runner.queues.base import Delivery
 from runner.request import Request
 from runner.sandbox import interpreters
 from runner.settings import Settings
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a message asks for. ``name`` is that of the signed text that it came in, "" for a clear one."""
+
+    request: Request
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,12 +31,19 @@ class Plan:
     interpreter: interpreters.Interpreter
 
 
-def read(delivery: Delivery, settings: Settings) -> Request:
-    """Return what a message asks for. Raises RequestError when nobody may run it, Sealed when this runner cannot."""
-    wanted = request.parse(delivery.body, allow_env_secrets=settings.allow_env_secrets)
-    if not settings.clear_text_messages:
+def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Received:
+    """Return what a message asks for.
+
+    Raises RequestError when nobody may run it, MachineError when this runner lacks the keys for it.
+    """
+    document, name = request.load(delivery.body), ""
+    if request.is_envelope(document):
+        sealed = envelope.read(document)
+        document, name = request.load(envelopes.open(sealed, delivery.queue)), sealed.name
+    wanted = request.from_document(document, allow_env_secrets=settings.allow_env_secrets)
+    if not (name or settings.clear_text_messages):
         raise RequestError(f"experiment {wanted.key!r} is not encrypted, and --clear-text-messages is not set")
-    return wanted
+    return Received(wanted, name)
 
 
 def plan(wanted: Request, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:

@@ -11,6 +11,7 @@ from threading import Thread
 
 from runner.child import Child
 from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started, Used
+from runner.intake import Received
 from runner.machine.allocate import Resources
 from runner.machine.disk import Claim
 from runner.place import Place, clear
@@ -30,7 +31,7 @@ class Running:
     ``disk`` is what it is known to use, in bytes.
     """
 
-    request: Request
+    received: Received
     need: Resources
     server: QueueServer
     deliveries: list[Delivery]
@@ -45,6 +46,11 @@ class Running:
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
+
+    @property
+    def request(self) -> Request:
+        """What the message asks for."""
+        return self.received.request
 
     @property
     def queue(self) -> str:

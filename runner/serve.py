@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner import __version__
 from runner.cache_entries import Entries
+from runner.envelope import Envelopes
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.loop import Loop
@@ -18,7 +19,9 @@ from runner.machine.allocate import Allocator
 from runner.machine.disk import Disk
 from runner.machine.hoard import Hoard
 from runner.place import make_home, sweep
+from runner.private_keys import PrivateKeys
 from runner.reasons import Reasons
+from runner.replays import Replays
 from runner.reports import Reports
 from runner.sandbox import interpreters
 from runner.sandbox.environments import Environments
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
+    envelopes = _envelopes(settings, clock)
     make_home(settings.home)
     sweep(settings.home, keep=settings.debug)
     hoards = _hoards(settings)
@@ -56,13 +60,28 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             signals=signals,
             allocator=allocator,
             disk=Disk(settings.home, allocator.total.hdd, hoards, clock),
-            reports=Reports(KeyDirectory(Path(settings.response_signatures_dir), clock=clock), clock),
+            reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            envelopes=envelopes,
+            replays=Replays(settings.home / "completed"),
             suspended=_suspension(settings, loop, stack),
             clock=clock,
         )
         Supervisor(settings, parts).run()
     return 0
+
+
+def _envelopes(settings: Settings, clock: Callable[[], float]) -> Envelopes:
+    """Return what opens encrypted messages; say what can be opened at all. Raises ConfigError."""
+    private = PrivateKeys(settings.private_keys, clock=clock)
+    keys, signers = private.check(), KeyDirectory(settings.signers, clock=clock)
+    if keys and not signers.names():
+        log.warning("encrypted messages are refused until there are signers' public keys in %s", signers.path)
+    elif keys and settings.clear_text_messages:
+        log.warning("messages that are neither encrypted nor signed are run, too: --clear-text-messages is set")
+    elif not (keys or settings.clear_text_messages):
+        log.warning("nothing can be run until there are keys in %s: or set --clear-text-messages", private.path)
+    return Envelopes(signers, private)
 
 
 def _hoards(settings: Settings) -> dict[str, Hoard]:

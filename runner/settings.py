@@ -141,7 +141,6 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
 
 
-_SEALED = "encrypted and signed messages"
 _SLACK = "Slack notices"
 
 
@@ -223,7 +222,36 @@ class EnvironmentSettings(HomeSettings):
 
 
 @dataclass(frozen=True)
-class Settings(EnvironmentSettings, ServerSettings):
+class KeySettings:
+    """Where the runner's keys are. What is not there may come while it runs."""
+
+    certs_dir: str = option("./certs", "directory of all keys, but for what the next three name", metavar="DIR")
+    encrypt_dir: str = option("", "private keys that open messages [message in --certs-dir]", metavar="DIR")
+    request_signatures_dir: str = option(
+        "", "public keys of those who may submit [queues/signing in --certs-dir]", metavar="DIR"
+    )
+    response_signatures_dir: str = option(
+        "", "public keys of those who read reports [queues/response-encrypt in --certs-dir]", metavar="DIR"
+    )
+
+    @property
+    def private_keys(self) -> Path:
+        """The directory of the keys that open messages."""
+        return Path(self.encrypt_dir or Path(self.certs_dir) / "message").expanduser()
+
+    @property
+    def signers(self) -> Path:
+        """The directory of the public keys of those who may submit."""
+        return Path(self.request_signatures_dir or Path(self.certs_dir) / "queues" / "signing").expanduser()
+
+    @property
+    def report_readers(self) -> Path:
+        """The directory of the public keys of those who read reports."""
+        return Path(self.response_signatures_dir or Path(self.certs_dir) / "queues" / "response-encrypt").expanduser()
+
+
+@dataclass(frozen=True)
+class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     """The options of the runner itself. Sizes are in bytes, durations in seconds."""
 
     queue: tuple[str, ...] = option(
@@ -239,14 +267,6 @@ class Settings(EnvironmentSettings, ServerSettings):
     queue_mismatch: str = option("", "and not from queues matching this", _pattern, metavar="RE")
 
     clear_text_messages: bool = option(False, "accept messages that are not encrypted", boolean, metavar="BOOL")
-    encrypt_dir: str = option("./certs/message", "keys that open messages", metavar="DIR", later=_SEALED)
-    request_signatures_dir: str = option(
-        "./certs/queues/signing", "public keys of those who may submit", metavar="DIR", later=_SEALED
-    )
-    response_signatures_dir: str = option(
-        "./certs/queues/response-encrypt", "public keys of those who read reports", metavar="DIR"
-    )
-    certs_dir: str = option("./certs", "directory of all certificates and keys", metavar="DIR", later=_SEALED)
     allow_env_secrets: bool = option(
         False, "use AWS keys from a message's config.env where it has no other credentials", boolean, metavar="BOOL"
     )

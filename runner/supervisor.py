@@ -10,17 +10,18 @@ from time import time
 from runner import intake
 from runner.admission import Queues
 from runner.child import Child
+from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
 from runner.events import Finished, Options, Order
-from runner.intake import Plan
+from runner.intake import Plan, Received
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
+from runner.replays import Replays
 from runner.reports import Reports
-from runner.request import Request
 from runner.running import Running
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
@@ -53,6 +54,8 @@ class Parts:
     disk: Disk
     reports: Reports
     reasons: Reasons
+    envelopes: Envelopes
+    replays: Replays
     suspended: Callable[[], bool]
     clock: Callable[[], float]
 
@@ -205,6 +208,8 @@ class Supervisor:
             self._ledger.failed(identity)
         if decision is not Decision.GIVE_BACK:
             self._ledger.over(identity, unacknowledged=running.lost)
+        if finished.verdict == "completed" and running.received.name:
+            self._parts.replays.add(running.received.name, running.request.end_of_life)
         if not running.leased:
             self._limits.started -= 1  # it was over or runs elsewhere: that was no attempt
         self._queues.ended(running.queue, running.need, well=decision is Decision.ACK)
@@ -258,13 +263,13 @@ class Supervisor:
     def _admit(self, server: QueueServer, delivery: Delivery) -> None:
         """Start an attempt at a message, or decide at once what else becomes of it (protocol section 8)."""
         try:
-            wanted = intake.read(delivery, self._settings)
-            if self._known(wanted, server, delivery):
+            received = intake.read(delivery, self._parts.envelopes, self._settings)
+            if self._known(received, server, delivery):
                 return
-            plan = intake.plan(wanted, self._allocator, self._settings.python_dirs)
+            plan = intake.plan(received.request, self._allocator, self._settings.python_dirs)
             if self._allocator.fits(plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
-                self._start(wanted, plan, server, delivery)
+                self._start(received, plan, server, delivery)
             else:
                 self._queues.hold(delivery.queue, plan.need)
                 delivery.give_back()
@@ -275,8 +280,12 @@ class Supervisor:
             self._queues.pause(delivery.queue, error)
             delivery.give_back()
 
-    def _known(self, wanted: Request, server: QueueServer, delivery: Delivery) -> bool:
-        """Settle what needs no attempt: dead of age, or come again while its attempt runs, or after it was over."""
+    def _known(self, received: Received, server: QueueServer, delivery: Delivery) -> bool:
+        """Settle what needs no attempt: dead of age, or come again while its attempt runs, or after it was over.
+
+        Raises RequestError for somebody's copy of a signed message that was completed.
+        """
+        wanted = received.request
         for running in self._running:
             # Without a time of submission another experiment may have the same identity.
             if running.request.identity == wanted.identity and (running.lost or wanted.time_added is not None):
@@ -288,17 +297,22 @@ class Supervisor:
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
         elif self._ledger.forgive(wanted.identity):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
+        elif received.name and not delivery.redelivered and self._parts.replays.seen(received.name):
+            raise RequestError(
+                f"the signed message of experiment {wanted.key!r} is a copy: it was completed here before"
+            )
         else:
             return False
         log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value)
         settle(delivery, Decision.ACK)
         return True
 
-    def _start(self, wanted: Request, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
+    def _start(self, received: Received, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
+        wanted = received.request
         failures = self._ledger.failures(wanted.identity)
         child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
-        running = Running(wanted, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
+        running = Running(received, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
         self._allocator.reserve(plan.need)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)

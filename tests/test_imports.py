@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "listen", "explain", "prepare", "attempt_process"],
+    ["serve", "submit", "listen", "explain", "prepare", "keygen", "attempt_process"],
     ["supervisor", "attempt"],
     ["running", "disk_use", "usage", "verdict"],
-    ["admission", "servers", "child", "intake", "reports", "lease", "metadata_files", "follow", "shelf"],
+    ["admission", "servers", "child", "intake", "replays", "reports", "lease", "metadata_files", "follow", "shelf"],
     ["checkpoints", "record"],
     ["settle", "sandbox.venv", "sandbox.interpreters", "program", "artifacts", "worker", "reasons"],
     ["cache"],
@@ -40,8 +40,8 @@ LAYERS: list[list[str]] = [
         "queues.rabbitmq",
         "queues.sqs",
     ],
-    ["sandbox.base", "lifecycle", "teller", "kubernetes", "outbox"],
-    ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "sealing"],
+    ["sandbox.base", "lifecycle", "teller", "kubernetes", "outbox", "envelope"],
+    ["place", "events", "request", "queues", "machine.inventory", "storage.stores", "private_keys"],
     [
         "machine.allocate",
         "machine.disk",
@@ -61,12 +61,15 @@ LAYERS: list[list[str]] = [
         "sandbox.process",
         "sandbox.procfs",
         "keys",
+        "sealing",
+        "signing",
         "report",
     ],
     ["queues.amqp", "queues.sqs_account", "request_artifacts"],
     ["archive", "walking"],
     [
         "fields",
+        "key_files",
         "redaction",
         "json_patch",
         "storage.s3_wire",
@@ -135,7 +138,7 @@ def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
     """pika ends in the queues' modules; requests and urllib3 in the stores' clients and the search for queues."""
     allowed = {
         "pika": {"queues.rabbitmq", "queues.amqp", "queues.management", "queues.discovery", "queues.confirmed"},
-        "cryptography": {"sealing", "storage.gcs_tokens"},
+        "cryptography": {"key_files", "sealing", "signing", "storage.gcs_tokens"},
         "nacl": {"sealing"},
         "botocore": {"queues.sqs_account"},
         "requests": {

@@ -139,6 +139,17 @@ def test_googles_own_variables_count_where_ours_are_not_set() -> None:
         assert faults("--google-endpoint", wrong) == ("--google-endpoint must be http[s]://HOST[:PORT]",)
 
 
+def test_keys_have_their_places_in_one_directory_or_each_its_own() -> None:
+    def places(*arguments: str, **environ: str) -> list[str]:
+        given = settings(*arguments, **environ)
+        return [str(path) for path in (given.private_keys, given.signers, given.report_readers)]
+
+    assert places() == ["certs/message", "certs/queues/signing", "certs/queues/response-encrypt"]
+    assert places("--certs-dir", "/k") == ["/k/message", "/k/queues/signing", "/k/queues/response-encrypt"]
+    others = {"REQUEST_SIGNATURES_DIR": "/s", "RESPONSE_SIGNATURES_DIR": "/r", "CERTS_DIR": "/k"}
+    assert places("--encrypt-dir", "/m", **others) == ["/m", "/s", "/r"]
+
+
 def test_options_that_belong_together_are_checked_together() -> None:
     assert "--s3-key" in faults("--s3-cert", __file__)[0]
     with pytest.raises(ConfigError, match="no queue"):

@@ -208,8 +208,6 @@ class Supervisor:
             self._ledger.failed(identity)
         if decision is not Decision.GIVE_BACK:
             self._ledger.over(identity, unacknowledged=running.lost)
-        if finished.verdict == "completed" and running.received.name:
-            self._parts.replays.add(running.received.name, running.request.end_of_life)
         if not running.leased:
             self._limits.started -= 1  # it was over or runs elsewhere: that was no attempt
         self._queues.ended(running.queue, running.need, well=decision is Decision.ACK)
@@ -221,6 +219,8 @@ class Supervisor:
         log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
         running.settle(decision)
+        if finished.outcome == "completed" and running.received.name:
+            self._parts.replays.add(running.received.name, running.request.end_of_life)
 
     def _prepare_spare(self) -> None:
         """Keep one attempt's process ready, so that an order does not wait for imports."""

@@ -76,7 +76,7 @@ def _envelopes(settings: Settings, clock: Callable[[], float]) -> Envelopes:
     private = PrivateKeys(settings.private_keys, clock=clock)
     keys, signers = private.check(), KeyDirectory(settings.signers, clock=clock)
     if keys and not signers.names():
-        log.warning("encrypted messages are refused until there are signers' public keys in %s", signers.path)
+        log.warning("no encrypted message is run until there are signers' public keys in %s", signers.path)
     elif keys and settings.clear_text_messages:
         log.warning("messages that are neither encrypted nor signed are run, too: --clear-text-messages is set")
     elif not (keys or settings.clear_text_messages):

@@ -107,7 +107,7 @@ def test_a_signers_key_may_come_and_go_while_the_runner_works(place: Workplace) 
     key = certs / "queues" / "signing" / "local_te"
     hidden = key.rename(key.with_name(".local_te"))
     runner = start(place, certs)
-    runner.saw("encrypted messages are refused until there are signers' public keys in")
+    runner.saw("no encrypted message is run until there are signers' public keys in")
     probes = count()
 
     def opens() -> bool:

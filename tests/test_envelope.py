@@ -325,7 +325,7 @@ REAL = st.sampled_from(["payload", "signature", "fingerprint"]).map(lambda name:
 ENVELOPES = st.fixed_dictionaries({"payload": JSON | PAYLOADS | REAL}).flatmap(
     lambda least: st.dictionaries(NAMES, JSON | BASE64 | REAL, max_size=5).map(lambda more: {**more, **least})
 )
-QUICK = settings(max_examples=300, deadline=None, database=None, derandomize=True)
+QUICK = settings(max_examples=150, deadline=None, database=None, derandomize=True)
 
 
 @QUICK
@@ -338,7 +338,7 @@ def test_the_reader_of_envelopes_says_no_and_nothing_else(message: dict[str, Any
     assert all(told.isprintable() and len(told) < 1000 for told in caught.value.faults)
 
 
-@settings(QUICK, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(QUICK, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(payload=PAYLOADS | st.text(alphabet="A+/=,", max_size=60))
 def test_a_signed_payload_says_no_and_nothing_else(payload: str, whole: Place) -> None:
     with REFUSED:

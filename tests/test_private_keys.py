@@ -44,8 +44,9 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-@pytest.mark.parametrize("form", ["TraditionalOpenSSL", "PKCS8", "OpenSSH"])
-@pytest.mark.parametrize("line", ["secret", "secret\n", "secret\r\n"])
+@pytest.mark.parametrize(
+    ("form", "line"), [("TraditionalOpenSSL", "secret"), ("PKCS8", "secret\n"), ("OpenSSH", "secret\r\n")]
+)
 def test_a_key_in_any_form_has_its_passphrase_in_a_file_of_its_own(place: Place, form: str, line: str) -> None:
     place.put(NEW, passphrase="secret", form=form)
     place.passphrase(line)

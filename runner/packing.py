@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from runner import sparse
 from runner.archive import compression_of
 from runner.storage.base import CHUNK, Writer
 from runner.walking import Entry, members, open_file, unreadable
 
+SPARSE = "sparse"
+"""Instead of a digest, of a file that was packed without its holes: nobody should have to read all of them."""
+
 Note = Callable[[Entry, str], object]
-"""Told each member as it was packed, in order, with the SHA-256 of a file's content, "" for what has none."""
+"""Told each member as it was packed, with the SHA-256 of a file's content, SPARSE, or "" where it has none."""
 
 
 def unnoted(_entry: Entry, _digest: str) -> None:
@@ -26,8 +31,8 @@ def pack(directory: Path, out: Writer, name: str, *, first: str = "", note: Note
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
-    (NUL bytes take the place of what is gone). Sockets, pipes and devices are left out, hard links stay such. Raises
-    ExperimentError for what cannot be read; errors of ``out`` pass through.
+    (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Sockets, pipes and devices are
+    left out, hard links stay such. Raises ExperimentError for what cannot be read; errors of ``out`` pass through.
     """
     kind = compression_of(name)
     mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
@@ -91,12 +96,25 @@ class _Packed:
             member.type, member.linkname, member.size = tarfile.LNKTYPE, known.name, 0
             self._finish(entry, member, digest)
             return
-        content = _Exactly(entry, file)
-        self._tar.addfile(member, cast("IO[bytes]", content))
-        digest = content.digest.hexdigest()
+        digest = self._add_content(entry, member, file)
         if entry.status.st_nlink > 1:
             self._linked[inode] = member, digest
         self._finish(entry, None, digest)
+
+    def _add_content(self, entry: Entry, member: tarfile.TarInfo, file: IO[bytes]) -> str:
+        """Add a file's content, without the holes in it; return its digest."""
+        found = sparse.pieces(file.fileno(), entry.status)
+        if found is None:
+            content = _Exactly(entry, file)
+            self._tar.addfile(member, cast("IO[bytes]", content))
+            return content.digest.hexdigest()
+        place = sparse.as_map(found, member.size)
+        member.pax_headers = sparse.headers(member.name, member.size)
+        member.size = len(place) + sum(length for _, length in found)
+        self._tar.format = tarfile.PAX_FORMAT  # only that has such headers
+        self._tar.addfile(member, cast("IO[bytes]", _Pieces(place, entry, file, found)))
+        self._tar.format = tarfile.GNU_FORMAT
+        return SPARSE
 
     def _finish(self, entry: Entry, member: tarfile.TarInfo | None, digest: str = "") -> None:
         if member:
@@ -128,6 +146,27 @@ class _Exactly:
     def read(self, size: int) -> bytes:
         data = _read(self._entry, self._file, size).ljust(size, b"\0")
         self.digest.update(data)
+        return data
+
+
+class _Pieces:
+    """A map of where a file's data is, and after it that data."""
+
+    def __init__(self, place: bytes, entry: Entry, file: IO[bytes], found: sparse.Pieces) -> None:
+        self._read = itertools.chain([place], *(self._piece(entry, file, *piece) for piece in found))
+        self._rest = b""
+
+    @staticmethod
+    def _piece(entry: Entry, file: IO[bytes], start: int, length: int) -> Iterator[bytes]:
+        file.seek(start)
+        content = _Exactly(entry, file)
+        for size in itertools.chain([CHUNK] * (length // CHUNK), [length % CHUNK]):
+            yield content.read(size)
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            self._rest += next(self._read)
+        data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
 

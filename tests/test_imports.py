@@ -66,7 +66,7 @@ LAYERS: list[list[str]] = [
         "report",
     ],
     ["queues.amqp", "queues.sqs_account", "request_artifacts"],
-    ["archive", "walking"],
+    ["archive", "walking", "sparse"],
     [
         "fields",
         "key_files",

@@ -28,8 +28,9 @@ from runner.place import Place
 from runner.program import Programs
 from runner.record import Bookkeeping
 from runner.retry import Patience
-from runner.sandbox.base import Job, Sandbox
+from runner.sandbox.base import Job, Sandbox, user_of
 from runner.sandbox.process import Confines
+from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
@@ -112,8 +113,8 @@ class Attempt:
             return None
         entries = Entries(Path(given.cache_dir), given.cache_size, pause=self._watch.pause)
         tell: Callable[[str, str, bool], None] = lambda *words: self._tell(events.Cached(*words))  # noqa: E731
-        # In debug mode, directories are left behind for people to look at.
-        return Cache(entries, self._place.scratch, tell, lending=not given.debug)
+        # In debug mode, directories are left behind for people to look at; those of another user are not as they were.
+        return Cache(entries, self._place.scratch, tell, lending=not (given.debug or given.run_as))
 
     @property
     def _name(self) -> str:
@@ -155,11 +156,20 @@ class Attempt:
         if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
             raise ExperimentError(f"the workspace has no file {self._request.filename!r}", verdict="artifact")
         self._enter("prepare")
+        if user := user_of(self._order):
+            self._give(user)
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
         sandbox = VirtualEnvironment(job)
         sandbox.prepare()
         self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
+
+    def _give(self, user: User) -> None:
+        """Make the user's own what an experiment may change: artifacts, but for the metadata, and temporary files."""
+        labels = {"workspace", *self._request.artifacts} - {METADATA}
+        for directory in (*map(self._place.label, labels), self._place.scratch / "tmp"):
+            if directory.exists():
+                give(directory, user)
 
     def _execute(self, programs: Programs, sandbox: Sandbox, console: Console) -> None:
         self._enter("run")
@@ -179,7 +189,8 @@ class Attempt:
         return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
 
     def _confines(self) -> Confines:
-        return Confines(nice=self._order.options.nice, largest_file=self._order.options.max_file_size)
+        given = self._order.options
+        return Confines(given.nice, given.max_file_size, given.max_processes, user_of(self._order))
 
     def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""

@@ -51,6 +51,7 @@ class Options:
     max_output: int = 0
     hang_timeout: float = 0.0
     nice: int = 0
+    run_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
     envelopes = _envelopes(settings, clock)
-    make_home(settings.home)
+    make_home(settings.home, shared=bool(settings.run_as))
     sweep(settings.home, keep=settings.debug)
     hoards = _hoards(settings)
     allocator = Allocator(

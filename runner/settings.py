@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import ConfigError
+from runner.sandbox.users import User
 from runner.units import format_duration, parse_duration, parse_size
 
 T = TypeVar("T")
@@ -51,6 +52,18 @@ def _niceness(value: str) -> int:
     if number > 19:
         raise ValueError(f"is {value!r}, but must be 0 to 19")
     return number
+
+
+def _user(value: str) -> str:
+    if os.geteuid() != 0:
+        raise ValueError("needs a runner that is root: start it as that user instead")
+    try:
+        user = User.named(value)
+    except KeyError:
+        raise ValueError(f"is {value!r}, but there is no such user on this machine") from None
+    if user.uid == 0:
+        raise ValueError(f"is {value!r}, which is root: name another user")
+    return value
 
 
 def _pattern(value: str) -> str:
@@ -339,6 +352,9 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     )
     nice: int = option(
         0, "how much less than others experiments get of the processors, 0 to 19", _niceness, metavar="N"
+    )
+    run_as: str = option(
+        "", "user that experiments and their installers run as, where the runner is root", _user, metavar="USER"
     )
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")

@@ -356,6 +356,7 @@ class Supervisor:
             max_output=given.max_output,
             hang_timeout=given.hang_timeout,
             nice=given.nice,
+            run_as=given.run_as,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

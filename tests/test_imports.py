@@ -82,6 +82,7 @@ LAYERS: list[list[str]] = [
     ],
     [
         "strict_json",
+        "sandbox.users",
         "storage.sigv4",
         "storage.gcs_tokens",
         "storage.gcs_check",

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from runner.errors import MachineError
 from runner.events import Order
 from runner.place import Place
 from runner.request import Request
+from runner.sandbox.users import User
 
 
 class Run(Protocol):
@@ -37,6 +39,16 @@ class Job:
     run: Run
     say: Callable[[str], None]
     pause: Callable[[float], None]
+
+
+def user_of(order: Order) -> User | None:
+    """Return the user that an order's programs run as, None for the runner's own. Raises MachineError."""
+    if not order.options.run_as:
+        return None
+    try:
+        return User.named(order.options.run_as)
+    except KeyError as error:
+        raise MachineError(f"there is no user {order.options.run_as!r} on this machine any more") from error
 
 
 class Sandbox(Protocol):

@@ -13,11 +13,12 @@ from runner.errors import MachineError
 from runner.place import remove
 from runner.retry import Patience
 from runner.sandbox import complaints
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.layer import site_packages
 from runner.sandbox.recipe import Recipe
 from runner.sandbox.requirements import Installable, normal_name
+from runner.sandbox.users import give
 
 # The oldest Python that uv works for.
 _OLDEST_OF_UV = (3, 8)
@@ -50,6 +51,7 @@ class Builder:
 
     def __init__(self, job: Job, recipe: Recipe, indexes: Indexes, *, uv: str = "") -> None:
         self._job, self._recipe, self._indexes, self._uv = job, recipe, indexes, uv
+        self._user = user_of(job.order)
         self._patience = Patience(job.order.options.index_patience, first=1.0)
 
     def build(self, venv: Path) -> None:
@@ -65,6 +67,9 @@ class Builder:
 
     def _make(self, venv: Path, *options: str) -> None:
         self._job.say(f"making a virtual environment with Python {self._recipe.version}")
+        venv.mkdir()
+        if self._user:
+            give(venv, self._user)
         argv = [self._recipe.python, "-m", "venv", *options, str(venv)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(
@@ -92,15 +97,21 @@ class Builder:
 
         def once() -> None:
             if status := self._pip(venv, *next(caching), "-r", str(listed)):
-                raise complaints.error(status, self._log.read_text(errors="replace") if self._log.exists() else "")
+                raise complaints.error(status, self._log.read_text(errors="replace"))
 
         retry.call(once, self._patience, sleep=self._job.pause)
 
     def _pip(self, venv: Path, *words: str) -> int:
         argv = [str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-        self._log.unlink(missing_ok=True)
+        self._blank(self._log)
         argv += ["--progress-bar", "off", "--log", str(self._log), *words]
         return self._job.run(argv, self._indexes.environ, _NOWHERE)
+
+    def _blank(self, path: Path) -> None:
+        """Make an empty file of ours that installers can write to, and not replace."""
+        path.write_bytes(b"")
+        if self._user:
+            os.chown(path, self._user.uid, self._user.gid)
 
     @property
     def _log(self) -> Path:
@@ -142,6 +153,7 @@ class Builder:
     def _seed(self, venv: Path) -> list[str]:
         """Return uv's words for pip, and what else Python's own installer of it would bring, from where it has it."""
         bundled = self._job.place.scratch / "bundled.txt"
+        self._blank(bundled)
         argv = [str(venv / "bin" / "python"), "-c", _BUNDLED, str(bundled)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(f"{self._recipe.python} does not work, its output says why")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 
 _HARMLESS = ("PATH", "HOME", "USER", "LANG", "TZ", "LD_LIBRARY_PATH")
 _HARMLESS_PREFIXES = ("LC_", "CUDA_")
@@ -35,7 +35,7 @@ def harmless(environ: Mapping[str, str], allowed: Iterable[str] = ()) -> dict[st
 
 def for_installer(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that pip is to see: the harmless ones and the operator's package index settings."""
-    ours = harmless(environ) | _place(job)
+    ours = harmless(environ) | _place(job) | _user(job)
     for name, value in environ.items():
         if name.lower() in _INSTALLER or name.startswith(_INSTALLER_PREFIXES):
             ours[name] = value
@@ -50,7 +50,7 @@ def expand(value: str, known: Mapping[str, str]) -> str:
 def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str, str]:
     """Build an experiment's whole environment (protocol section 5). ``path`` goes before the runner's PATH."""
     known = harmless(environ, job.order.options.env_allow)
-    variables = harmless(environ)
+    variables = harmless(environ) | _user(job)
     variables |= {name: expand(value, known) for name, value in job.request.env.items()}
     variables["PATH"] = f"{path}:{variables.get('PATH', '/usr/bin:/bin')}"
     variables |= _place(job) | {
@@ -64,6 +64,11 @@ def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str
     if job.request.resources.cpus > 1:
         variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}
     return variables
+
+
+def _user(job: Job) -> dict[str, str]:
+    user = user_of(job.order)
+    return user.variables if user else {}
 
 
 def _place(job: Job) -> dict[str, str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from runner.sandbox import environment, layer
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 from runner.sandbox.building import Builder, find_uv
 from runner.sandbox.environments import Environment, Environments, Packages
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable, installable, normal_name
+from runner.sandbox.users import give, take_back
 
 
 class VirtualEnvironment:
@@ -25,6 +26,7 @@ class VirtualEnvironment:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._user = user_of(job.order)
         self._own = job.place.scratch / "venv"
         self._recipe = recipe_of(job)
         self._indexes = Indexes.read(environment.for_installer(job, os.environ))
@@ -39,10 +41,15 @@ class VirtualEnvironment:
         if self.built:
             environments.tidy(age=options.environments_age, size=options.environments_size)
         layer.lay(self.shared.venv, self._own)
+        if self._user:
+            give(self._own, self._user)
 
     def _build(self, venv: Path) -> Packages:
         self.built = True
-        Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv)).build(venv)
+        builder = Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv))
+        builder.build(venv)
+        if self._user:
+            take_back(venv)
         return installed(str(layer.site_packages(venv)))
 
     def command(self) -> tuple[list[str], dict[str, str]]:

@@ -84,6 +84,7 @@ LAYERS: list[list[str]] = [
         "strict_json",
         "storage.sigv4",
         "storage.gcs_tokens",
+        "machine.cgroups",
         "storage.gcs_check",
         "storage.transport",
         "storage.connections",

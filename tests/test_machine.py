@@ -43,6 +43,9 @@ def test_an_account_that_does_not_balance_is_an_error() -> None:
 def test_the_machine_is_taken_stock_of_within_the_operators_limits(tmp_path: Path) -> None:
     stock = inventory.take_stock(tmp_path, max_cores=1, max_mem=1000, max_disk=2000)
     assert stock == Resources(1, 1000, 2000)
+    everything = inventory.take_stock(tmp_path, max_cores=10**6, max_mem=2**60, max_disk=2**60)
+    assert everything.cpus == inventory.cores()
+    assert everything.ram == inventory.memory()
     stock = inventory.take_stock(tmp_path)
     assert 1 <= stock.cpus <= len(os.sched_getaffinity(0))
     assert 0 < stock.ram <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

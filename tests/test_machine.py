@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from pathlib import Path
 
@@ -11,33 +10,8 @@ import pytest
 
 from runner.errors import MachineError
 from runner.machine import inventory
-from runner.machine.allocate import Allocator, Resources
+from runner.machine.allocate import Resources
 from runner.sandbox import interpreters
-
-
-def test_what_is_given_out_never_exceeds_the_machine_and_comes_back() -> None:
-    total = Resources(cpus=8, ram=1000, hdd=1000)
-    allocator, held = Allocator(total), []
-    chance = random.Random(1)
-    for _ in range(2000):
-        need = Resources(chance.randint(0, 4), chance.randint(0, 500), chance.randint(0, 500))
-        if allocator.fits(need):
-            allocator.reserve(need)
-            held.append(need)
-        elif held:
-            allocator.release(held.pop(chance.randrange(len(held))))
-        assert sum(held, Resources()).within(total)
-        assert allocator.free + sum(held, Resources()) == total
-    assert allocator.could_ever(total)
-    assert not allocator.could_ever(Resources(cpus=9))
-
-
-def test_an_account_that_does_not_balance_is_an_error() -> None:
-    allocator = Allocator(Resources(2, 2, 2))
-    with pytest.raises(ValueError, match="do not fit"):
-        allocator.reserve(Resources(3))
-    with pytest.raises(ValueError, match="not reserved"):
-        allocator.release(Resources(1))
 
 
 def test_the_machine_is_taken_stock_of_within_the_operators_limits(tmp_path: Path) -> None:

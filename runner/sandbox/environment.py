@@ -52,10 +52,11 @@ def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str
     known = harmless(environ, job.order.options.env_allow)
     variables = harmless(environ)
     variables |= {name: expand(value, known) for name, value in job.request.env.items()}
+    gpus = ",".join(job.order.gpus) or "-1"
     variables["PATH"] = f"{path}:{variables.get('PATH', '/usr/bin:/bin')}"
     variables |= _place(job) | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "NVIDIA_VISIBLE_DEVICES": "-1",
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "NVIDIA_VISIBLE_DEVICES": gpus,
         "AWS_SDK_LOAD_CONFIG": "1",
         "PYTHONUNBUFFERED": "1",
         # Crashes leave a traceback in the output, and so do hangs (usage.py).

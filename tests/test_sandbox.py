@@ -116,6 +116,9 @@ def test_threads_are_told_for_more_than_one_core(tmp_path: Path) -> None:
     seen = environment.for_experiment(job(tmp_path, cpus=4), {}, Path("/env/bin"))
     assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "4"
     assert seen["OPENMP"] == "True"
+    chosen = job(tmp_path, cpus=4, env={"OMP_NUM_THREADS": "1"})
+    seen = environment.for_experiment(chosen, {"OMP_NUM_THREADS": "64"}, Path("/env/bin"))
+    assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"]) == ("1", "4")
 
 
 def test_an_experiment_sees_the_cards_that_it_has_got_whatever_its_message_says(tmp_path: Path) -> None:

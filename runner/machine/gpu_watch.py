@@ -21,7 +21,7 @@ from runner.loop import Loop
 from runner.machine import cards, visible
 from runner.machine.gpus import Card, Gpus, Grant
 from runner.machine.nvml import NoDriver, Sight, Survey
-from runner.sandbox.procfs import descendants
+from runner.sandbox.procfs import tree
 from runner.units import format_size
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ _OVERDUE = 30.0
 # What more than this part of a card's memory is used for by nobody who is seen has somebody who is not: containers do
 # not see each other's processes.
 _NOISE = 0.1
+# What computes for others by CUDA's Multi-Process Service; as long as processes' names are.
+_SERVER = "nvidia-cuda-mps-server"[:15]
 
 
 class Library(Protocol):
@@ -89,7 +91,8 @@ class GpuWatch:
         end = self._clock() + patience
         while self._since is not None and self._clock() < end:
             self._loop.run_once(end - self._clock())
-        self.tend()
+        if self._since is not None:
+            self._gpus.renew((), "NVIDIA's driver has not answered yet")
 
     def tend(self) -> None:
         """See that cards are looked at, and that it does not take too long. To be called often."""
@@ -212,9 +215,9 @@ def _serve(
         held = orders.get()
         try:
             opened = opened or library()
-            before = descendants(os.getpid())
+            before = tree(os.getpid())
             survey = opened.survey()
-            seen = _Seen(held, survey, {*before, *descendants(os.getpid())})
+            seen = _Seen(held, survey, {*before, *tree(os.getpid())})
         except RunnerError as error:
             seen = _Seen(held, None, error=error)
         loop.add_callback(partial(hear, seen))
@@ -226,7 +229,7 @@ def _used_by_others(sight: Sight, seen: _Seen) -> str:
     A process that is not to be seen here may be one of our own experiments', as the driver numbers it: on a card that
     one of them has, it does not count.
     """
-    others = sorted(set(sight.processes) - set(seen.ours))
+    others = sorted(pid for pid in set(sight.processes) - set(seen.ours) if _name(pid) != _SERVER)
     if sight.uuid in seen.held:
         others = [pid for pid in others if Path(f"/proc/{pid}").exists()]
         return f"is used by others, too (process {others[0]})" if others else ""
@@ -236,6 +239,13 @@ def _used_by_others(sight: Sight, seen: _Seen) -> str:
     if unseen > sight.memory * _NOISE:
         return f"is used by others ({format_size(unseen)} of its memory)"
     return ""
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _card(sight: Sight, sights: Mapping[str, Sight]) -> Card:

@@ -62,9 +62,12 @@ def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str
         # Crashes leave a traceback in the output, and so do hangs (usage.py).
         "PYTHONFAULTHANDLER": "1",
     }
-    if job.request.resources.cpus > 1:
-        variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}
-    return variables
+    return _threads(job.request.resources.cpus) | variables
+
+
+def _threads(cores: int) -> dict[str, str]:
+    """How many threads numerical libraries are to use, unless the message says it itself."""
+    return {**dict.fromkeys(_THREADS, str(cores)), "OPENMP": "True"} if cores > 1 else {}
 
 
 def _place(job: Job) -> dict[str, str]:

@@ -95,6 +95,11 @@ def test_a_card_that_breaks_costs_no_attempt_and_the_others_go_on(place: GpuPlac
         assert "cards: GPU-1 GPU-1\n" in place.output(key)
         assert f"experiment {key!r}, attempt 1, completed" in runner.log
         assert f"experiment {key!r}, attempt 1, was given up: GPU 0 (Tesla V100-SXM2-16GB) failed" in runner.log
+    documents = [json.loads(path.read_text()) for path in (place.store / "metadata").glob("scrape-*")]
+    verdicts = sorted(
+        (each["studioml"]["verdict"]["verdict"], each["studioml"]["verdict"]["fault"]) for each in documents
+    )
+    assert verdicts == [("gpu", "machine"), ("gpu", "machine"), ("ok", ""), ("ok", "")]
     place.wanting("large", SHOW, gpus=16, gpuCount=2)
     assert "which failed with XID 79" in runner.saw("'large' needs")
 

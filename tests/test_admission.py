@@ -11,6 +11,7 @@ import pytest
 
 from runner.admission import Queues
 from runner.machine.allocate import Allocation, Allocator, Need, Resources
+from runner.machine.gpus import Card, Wish
 from runner.queues.base import Delivery
 from runner.reasons import Reasons, runners
 
@@ -207,6 +208,25 @@ def test_a_large_experiment_is_not_starved_by_small_ones(machine: Machine) -> No
     assert not machine.queues.may_ask("b"), "the machine is kept free for the large one"
     machine.clock.now += 301
     assert machine.queues.may_ask("b"), "but not for ever"
+
+
+def test_who_waits_long_for_gpus_gets_those_kept_free_and_not_the_machine(machine: Machine) -> None:
+    machine.allocator.gpus.renew([Card("x", "GPU 0", 16, 16), Card("y", "GPU 1", 16, 16)])
+    machine.order()
+    one, both = Need(1, 0, 0, Wish(16)), Need(1, 0, 0, Wish(16, count=2))
+    machine.start("b", one)
+    machine.clock.now += 10
+    machine.queues.hold("a", both)
+    assert machine.queues.fits("b", one), "it may only be for a moment"
+    machine.clock.now += 61
+    machine.queues.hold("a", both)
+    assert machine.queues.may_ask("b"), "its next experiment may want no GPU"
+    assert machine.queues.fits("b", ONE)
+    assert not machine.queues.fits("b", one)
+    machine.queues.hold("b", one)
+    assert not machine.queues.may_ask("b"), "or its message would come again at once"
+    machine.end("b", one)
+    assert machine.queues.fits("a", both)
 
 
 def test_all_queues_can_be_rested(machine: Machine) -> None:

@@ -96,6 +96,7 @@ LAYERS: list[list[str]] = [
         "machine.cgroups",
         "machine.cards",
         "machine.fitting",
+        "machine.gpu_faults",
         "machine.gpus",
         "machine.nvml",
         "machine.visible",

@@ -19,6 +19,7 @@ from typing import Protocol
 from runner.errors import RunnerError
 from runner.loop import Loop
 from runner.machine import cards, visible
+from runner.machine.gpu_faults import Faults
 from runner.machine.gpus import Card, Gpus, Grant
 from runner.machine.nvml import NoDriver, Sight, Survey
 from runner.sandbox.procfs import tree
@@ -73,9 +74,7 @@ class GpuWatch:
         self._due = clock()
         self._asking: list[Callable[[], None]] = []
         self._answering: list[Callable[[], None]] = []
-        self._errors: dict[str, int] = {}
-        self._faults: dict[str, str] = {}
-        self._sights: dict[str, Sight] = {}
+        self._faults = Faults()
         self._held: frozenset[str] = frozenset()
         self._warned = ""
         self._remarked: set[str] = set()
@@ -117,11 +116,7 @@ class GpuWatch:
 
     def fault(self, grants: Iterable[Grant]) -> str:
         """Say which of some cards broke, and how; "" when none did."""
-        for grant in grants:
-            sight = self._sights.get(grant.uuid)
-            if sight and (why := self._faults.get(sight.parent or sight.uuid)):
-                return f"{sight} {why}"
-        return ""
+        return next(filter(None, (self._faults.told(grant.uuid) for grant in grants)), "")
 
     # In the loop
 
@@ -150,16 +145,14 @@ class GpuWatch:
         self._gpus.renew(known, why)
 
     def _take_over(self, seen: _Seen, survey: Survey) -> None:
-        self._find_faults(survey)
+        self._faults.learn(survey)
         for word in set(visible.unknown(survey.sights, os.environ)) - self._remarked:
             self._remarked.add(word)
             log.warning("%s: there is no such GPU", word)
-        self._sights |= {sight.uuid: sight for sight in survey.sights}
-        lost = [sight for uuid, sight in self._sights.items() if uuid in self._faults and not sight.parent]
-        sights = {sight.uuid: sight for sight in (*survey.sights, *lost)}
+        sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
         found = []
         for sight in visible.allowed(list(sights.values()), os.environ):
-            fault = self._faults.get(sight.parent or sight.uuid, "")
+            fault = self._faults.of(sight)
             trouble = fault or sight.error or _used_by_others(sight, seen)
             if trouble and not fault and sight.uuid in self._held:
                 self._due = self._clock() + _SOON
@@ -175,28 +168,6 @@ class GpuWatch:
         return (
             "CUDA_VISIBLE_DEVICES or NVIDIA_VISIBLE_DEVICES hides all" if survey.sights else "NVIDIA's driver sees none"
         )
-
-    def _find_faults(self, survey: Survey) -> None:
-        """Remember what broke: until the runner is started anew, for that is when people have looked at it."""
-        whole = {sight.uuid: sight for sight in survey.sights if not sight.parent}
-        for uuid, sight in whole.items():
-            before = self._errors.get(uuid, sight.uncorrected)
-            self._errors[uuid] = sight.uncorrected
-            if sight.fault:
-                self._broke(sight, sight.fault)
-            elif sight.uncorrected > before:
-                self._broke(sight, f"had {sight.uncorrected - before} uncorrectable memory errors")
-        for uuid, xid in survey.xids:
-            if uuid in whole:
-                self._broke(whole[uuid], f"failed with XID {xid}")
-        for uuid, sight in self._sights.items():
-            if not sight.parent and uuid not in whole and not uuid.startswith("unknown"):
-                self._broke(sight, "is gone")
-
-    def _broke(self, sight: Sight, how: str) -> None:
-        if sight.uuid not in self._faults:
-            self._faults[sight.uuid] = how
-            log.error("%s %s: it is not given out any more. Reset or replace it, and start the runner anew", sight, how)
 
     def _tell(self, found: Iterable[Card]) -> None:
         """Log what has changed in who uses a card."""

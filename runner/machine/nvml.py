@@ -33,7 +33,7 @@ class Sight:
     ``processes`` are those that compute, with the memory of each, where that is told; ``displayed`` is the memory of
     those that draw. ``instances`` is how many a split card may have, None when it is not split. ``uncorrected`` counts
     memory errors since the last reset. ``fault`` says what makes the card useless, ``error`` why it is not known just
-    now; both go behind its name.
+    now; both go behind its name. ``placeholder``: it was never seen, so that the rest is made up.
     """
 
     uuid: str
@@ -50,6 +50,7 @@ class Sight:
     uncorrected: int = 0
     fault: str = ""
     error: str = ""
+    placeholder: bool = False
 
     def __str__(self) -> str:
         place = f"GPU {self.index}" + (f", MIG instance {self.instance}" if self.parent else "")
@@ -111,7 +112,7 @@ class Nvml:
             parts = list(self._parts(card, handle))
         except self._nvml.NVMLError as error:
             lost = error.value in (self._nvml.NVML_ERROR_GPU_IS_LOST, self._nvml.NVML_ERROR_RESET_REQUIRED)
-            known = self._seen.get(index, Sight(f"unknown-{index}", index, "no name"))
+            known = self._seen.get(index, Sight(f"unknown-{index}", index, "no name", placeholder=True))
             why = f"cannot be reached: NVIDIA's driver says {str(error)!r}"
             yield replace(known, fault=why if lost else "", error="" if lost else why)
             return

@@ -42,6 +42,9 @@ from runner.worker import Worker
 
 log = logging.getLogger(__name__)
 
+# How long at most to wait for word of the GPUs, in seconds.
+_GPU_PATIENCE = 15.0
+
 
 class Attempt:
     """One attempt at one request, in one directory."""
@@ -98,7 +101,7 @@ class Attempt:
             except Orphaned:
                 raise
             except RunnerError as failure:
-                finished = verdict.judge(self._name, self._disk.blame(failure), self._phase)
+                finished = verdict.judge(self._name, self._blame_gpus(self._disk.blame(failure)), self._phase)
             self._tell_all(finished, console)
             return self._return(finished)
 
@@ -191,6 +194,19 @@ class Attempt:
     def _confines(self) -> Confines:
         given = self._order.options
         return Confines(given.nice, given.max_file_size, given.max_processes, user_of(self._order))
+
+    def _blame_gpus(self, error: RunnerError) -> RunnerError:
+        """Ask the supervisor, who looks after the GPUs, whether it is one of theirs that the experiment failed by."""
+        if self._phase != "run" or not self._order.gpus or not isinstance(error, ExperimentError):
+            return error
+        self._tell(events.Failing())
+        try:
+            self._watch.await_gpus(_GPU_PATIENCE)
+        except Orphaned:
+            raise
+        except RunnerError as broke:
+            return broke
+        return error
 
     def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""

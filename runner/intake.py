@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from runner import envelope, request
 from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
-from runner.machine.allocate import Allocator, Resources
+from runner.machine.allocate import Allocator, Need
+from runner.machine.gpus import Wish
 from runner.queues.base import Delivery
 from runner.request import Request
 from runner.sandbox import interpreters
@@ -27,7 +28,7 @@ class Received:
 class Plan:
     """A request, and what it gets of this machine."""
 
-    need: Resources
+    need: Need
     interpreter: interpreters.Interpreter
 
 
@@ -46,13 +47,14 @@ def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Receiv
     return Received(wanted, name)
 
 
-def plan(wanted: Request, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:
+def plan(wanted: Request, queue: str, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:
     """Say what the request gets. Raises MachineError when this machine could never run it."""
-    need = Resources(wanted.resources.cpus, wanted.resources.ram, wanted.resources.hdd)
-    if wanted.resources.gpus:
-        raise MachineError(f"experiment {wanted.key!r} wants GPUs, which this version does not give out yet")
+    asked = wanted.resources
+    # Who names only a number of cards wants some of each.
+    slots = asked.gpus or min(1, asked.gpu_count)
+    gpus = Wish(slots, asked.gpu_count, asked.gpu_mem if slots else 0, (queue, wanted.project or ""))
+    need = Need(asked.cpus, asked.ram, asked.hdd, gpus)
     if not allocator.could_ever(need):
-        raise MachineError(
-            f"experiment {wanted.key!r} needs {need}, but this runner has {allocator.total} to give at most"
-        )
+        offered = allocator.offered(need)
+        raise MachineError(f"experiment {wanted.key!r} needs {need}, but this runner has {offered} to give at most")
     return Plan(need, interpreters.find(wanted.pythonver, more=python_dirs))

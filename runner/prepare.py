@@ -92,6 +92,7 @@ def _order(wanted: Request, settings: Settings) -> Order:
         version=str(interpreter),
         reported=False,
         options=Options(**{**given, "home": str(settings.home), "file_roots": settings.file_root}),
+        gpus=("any",) if wanted.resources.gpus or wanted.resources.gpu_count else (),
     )
 
 

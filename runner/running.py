@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started, Used
+from runner.events import Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
 from runner.intake import Received
-from runner.machine.allocate import Resources
+from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
 from runner.place import Place, clear
 from runner.queues.base import Delivery, QueueServer
@@ -28,11 +28,12 @@ class Running:
     """Whose message it is, what it holds, and since when (monotonic seconds).
 
     ``deliveries`` are all those of its one message, which a broker may have sent again; the first ones may be lost.
-    ``disk`` is what it is known to use, in bytes.
+    ``disk`` is what it is known to use, in bytes. ``doubted``: the attempt asks how its GPUs are. ``fault``: that is
+    how one of them broke, and it was told.
     """
 
     received: Received
-    need: Resources
+    allocation: Allocation
     server: QueueServer
     deliveries: list[Delivery]
     child: Child
@@ -43,6 +44,8 @@ class Running:
     leased: bool = False
     told_to_stop: bool = False
     disk: int = 0
+    doubted: bool = False
+    fault: str = ""
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
@@ -56,6 +59,11 @@ class Running:
     def queue(self) -> str:
         """The queue that the message came from."""
         return self.deliveries[0].queue
+
+    @property
+    def need(self) -> Need:
+        """What it asked for."""
+        return self.allocation.need
 
     @property
     def claim(self) -> Claim:
@@ -85,6 +93,12 @@ class Running:
         self.told_to_stop = True
         self.stream.stopping()
         self.child.stop()
+
+    def gpu_broke(self, fault: str) -> None:
+        """Have the attempt end, and not count."""
+        self.fault = fault
+        log.warning("%s is stopped: %s", self, fault)
+        self.child.tell_gpus(GpuState(fault))
 
     def died(self, status: int) -> bool:
         """Tell whether the attempt's process, which is gone, had no chance to say how it ended."""
@@ -120,6 +134,7 @@ class Running:
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
+            Failing: self._heard_failing,
         }
         if type(event) in hearers:
             hearers[type(event)](event)
@@ -135,6 +150,9 @@ class Running:
 
     def _heard_used(self, event: Used) -> None:
         self.disk = event.disk
+
+    def _heard_failing(self, _event: Failing) -> None:
+        self.doubted = True
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:

@@ -14,9 +14,11 @@ from runner.envelope import Envelopes
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.loop import Loop
-from runner.machine import inventory
+from runner.machine import inventory, nvml, visible
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Disk
+from runner.machine.gpu_watch import GpuWatch
+from runner.machine.gpus import Gpus
 from runner.machine.hoard import Hoard
 from runner.place import make_home, sweep
 from runner.private_keys import PrivateKeys
@@ -30,6 +32,9 @@ from runner.settings import Settings
 from runner.supervisor import Parts, Supervisor
 
 log = logging.getLogger(__name__)
+
+# How long the start may wait for NVIDIA's driver, in seconds: it may have to wake up its cards first.
+_GPU_PATIENCE = 20.0
 
 
 def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
@@ -45,13 +50,17 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             max_mem=settings.max_mem,
             max_disk=settings.max_disk,
             kept=sum(hoard.used() for hoard in hoards.values()),
-        )
+        ),
+        Gpus(absent=_gpus_forbidden(settings)),
     )
     pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         loop = stack.enter_context(closing(Loop()))
+        gpus = GpuWatch(loop, allocator.gpus, None if allocator.gpus.absent else _open_nvml, clock)
+        gpus.begin(_GPU_PATIENCE)
+        log.info("GPUs: %s", allocator.gpus.offered())
         servers = open_servers(settings, loop, work_queues(settings), settings.queue)
         which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
         parts = Parts(
@@ -60,6 +69,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             signals=signals,
             allocator=allocator,
             disk=Disk(settings.home, allocator.total.hdd, hoards, clock),
+            gpus=gpus,
             reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
             envelopes=envelopes,
@@ -82,6 +92,18 @@ def _envelopes(settings: Settings, clock: Callable[[], float]) -> Envelopes:
     elif not (keys or settings.clear_text_messages):
         log.warning("nothing can be run until there are keys in %s: or set --clear-text-messages", private.path)
     return Envelopes(signers, private)
+
+
+def _gpus_forbidden(settings: Settings) -> str:
+    """Say what keeps this runner from using GPUs, "" when nothing does."""
+    if settings.cpu_only:
+        return "--cpu-only is set"
+    name = visible.forbidden(os.environ)
+    return f"{name} hides all" if name else ""
+
+
+def _open_nvml() -> nvml.Nvml:
+    return nvml.Nvml(nvml.load())
 
 
 def _hoards(settings: Settings) -> dict[str, Hoard]:

@@ -326,7 +326,7 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
     max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
-    cpu_only: bool = option(False, "use no GPU (this version never does)", boolean, metavar="BOOL")
+    cpu_only: bool = option(False, "use no GPU", boolean, metavar="BOOL")
     max_attempts: int = option(3, "how often a failing experiment is tried", count, metavar="N")
     grace_period: float = option(
         30.0, "how long running experiments may go on after a stop signal", parse_duration, metavar="DURATION"

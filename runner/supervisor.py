@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import time
 
 from runner import intake
@@ -12,12 +13,13 @@ from runner.admission import Queues
 from runner.child import Child
 from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
-from runner.events import Finished, Options, Order
+from runner.events import Finished, GpuState, Options, Order
 from runner.intake import Plan, Received
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
+from runner.machine.gpu_watch import GpuWatch
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
 from runner.replays import Replays
@@ -52,6 +54,7 @@ class Parts:
     signals: Signals
     allocator: Allocator
     disk: Disk
+    gpus: GpuWatch
     reports: Reports
     reasons: Reasons
     envelopes: Envelopes
@@ -105,6 +108,8 @@ class Supervisor:
         self._heed_signals()
         self._reap()
         self._heed_deletions()
+        self._parts.gpus.tend()
+        self._heed_gpus()
         for running in self._running:
             running.keep_alive()
         self._parts.reports.pump()
@@ -143,7 +148,7 @@ class Supervisor:
         why = "stopping" if self._stopping_since is not None else why
         others = sorted(name for server in self._servers for name in server.others())
         busy = [str(running) for running in self._running]
-        self._parts.reasons.note(idle=why, others=others, running=busy, free=str(self._allocator.free))
+        self._parts.reasons.note(idle=why, others=others, running=busy, free=self._allocator.left())
         self._parts.reasons.save()
 
     # Stopping
@@ -189,13 +194,26 @@ class Supervisor:
 
     # Watching
 
+    def _heed_gpus(self) -> None:
+        """An experiment ends with the card that it runs on; one that failed waits for word of its cards."""
+        for running in self._running:
+            if not running.fault and (fault := self._parts.gpus.fault(running.allocation.gpus)):
+                running.gpu_broke(fault)
+            if running.doubted:
+                running.doubted = False
+                self._parts.gpus.ask(partial(self._vouch, running))
+
+    def _vouch(self, running: Running) -> None:
+        if running in self._running:
+            running.child.tell_gpus(GpuState(self._parts.gpus.fault(running.allocation.gpus)))
+
     def _reap(self) -> None:
         for running in list(self._running):
             status = running.child.ended()
             if status is not None:
                 self._running.remove(running)
                 running.child.close()
-                self._allocator.release(running.need)
+                self._allocator.release(running.allocation)
                 if running.died(status):
                     running.clear_away(self._settings.home, keep=self._settings.debug)
                 self._settle(running, running.outcome(status))
@@ -266,8 +284,8 @@ class Supervisor:
             received = intake.read(delivery, self._parts.envelopes, self._settings)
             if self._known(received, server, delivery):
                 return
-            plan = intake.plan(received.request, self._allocator, self._settings.python_dirs)
-            if self._allocator.fits(plan.need):
+            plan = intake.plan(received.request, delivery.queue, self._allocator, self._settings.python_dirs)
+            if self._queues.fits(delivery.queue, plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
                 self._start(received, plan, server, delivery)
             else:
@@ -312,8 +330,8 @@ class Supervisor:
         failures = self._ledger.failures(wanted.identity)
         child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
-        running = Running(received, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
-        self._allocator.reserve(plan.need)
+        allocation = self._allocator.reserve(plan.need)
+        running = Running(received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1
@@ -327,8 +345,11 @@ class Supervisor:
             version=str(plan.interpreter),
             reported=stream.heard,
             options=self._options(),
+            gpus=tuple(grant.uuid for grant in allocation.gpus),
         )
         child.begin(order)
+        if allocation.gpus:
+            log.info("%s gets %s", running, self._allocator.gpus.named(allocation.gpus))
 
     def _options(self) -> Options:
         given = self._settings

@@ -52,18 +52,22 @@ def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str
     known = harmless(environ, job.order.options.env_allow)
     variables = harmless(environ) | _user(job)
     variables |= {name: expand(value, known) for name, value in job.request.env.items()}
+    gpus = ",".join(job.order.gpus) or "-1"
     variables["PATH"] = f"{path}:{variables.get('PATH', '/usr/bin:/bin')}"
     variables |= _place(job) | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "NVIDIA_VISIBLE_DEVICES": "-1",
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "NVIDIA_VISIBLE_DEVICES": gpus,
         "AWS_SDK_LOAD_CONFIG": "1",
         "PYTHONUNBUFFERED": "1",
         # Crashes leave a traceback in the output, and so do hangs (usage.py).
         "PYTHONFAULTHANDLER": "1",
     }
-    if job.request.resources.cpus > 1:
-        variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}
-    return variables
+    return _threads(job.request.resources.cpus) | variables
+
+
+def _threads(cores: int) -> dict[str, str]:
+    """How many threads numerical libraries are to use, unless the message says it itself."""
+    return {**dict.fromkeys(_THREADS, str(cores)), "OPENMP": "True"} if cores > 1 else {}
 
 
 def _user(job: Job) -> dict[str, str]:

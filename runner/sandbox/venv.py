@@ -71,7 +71,7 @@ def recipe_of(job: Job) -> Recipe:
     lists: list[Installable] = []
     paths: list[Path] = []
     for lines in (job.request.pythonenv, job.request.pip):
-        made = installable(lines, studioml=str(studioml))
+        made = installable(lines, studioml=str(studioml), gpu_python=job.order.version if job.order.gpus else "")
         requirements, local = located(made.requirements, workspace)
         lists.append(Installable(requirements, made.remarks))
         paths += local

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     assert sandbox.shared is not None  # noqa: S101 -- prepared above
     _say(
         f"the environment of experiment {wanted.key!r} is {how}: Python {order.version} with "
-        f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.venv}"
+        f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.content}"
     )
     return 0
 

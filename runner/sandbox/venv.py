@@ -11,10 +11,12 @@ from typing import Any
 from runner.sandbox import environment, layer
 from runner.sandbox.base import Job
 from runner.sandbox.building import Builder, find_uv
-from runner.sandbox.environments import Environment, Environments, Packages
+from runner.sandbox.environments import Environment, Environments
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable, installable, normal_name
+
+Packages = list[dict[str, Any]]
 
 
 class VirtualEnvironment:
@@ -38,7 +40,7 @@ class VirtualEnvironment:
         self.shared = environments.use(self._recipe.key(self._indexes), self._build)
         if self.built:
             environments.tidy(age=options.environments_age, size=options.environments_size)
-        layer.lay(self.shared.venv, self._own)
+        layer.lay(self.shared.content, self._own)
 
     def _build(self, venv: Path) -> Packages:
         self.built = True
@@ -54,7 +56,7 @@ class VirtualEnvironment:
 
     def packages(self) -> Packages:
         """Return what was installed when the environment was built."""
-        return self.shared.packages if self.shared else []
+        return self.shared.about if self.shared else []
 
 
 def recipe_of(job: Job) -> Recipe:

@@ -51,6 +51,7 @@ class Options:
     max_output: int = 0
     hang_timeout: float = 0.0
     nice: int = 0
+    singularity: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Order:
     """What one attempt is to do: the request as its message had it, and what it was granted.
 
     ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
-    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
-    lines of the output are wanted as events.
+    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version; both are "" where a
+    container has its own. ``reported``: the lines of the output are wanted as events.
     """
 
     document: Mapping[str, Any] = field(repr=False)

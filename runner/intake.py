@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner import envelope, request
@@ -11,7 +10,8 @@ from runner.errors import MachineError, RequestError
 from runner.machine.allocate import Allocator, Resources
 from runner.queues.base import Delivery
 from runner.request import Request
-from runner.sandbox import interpreters
+from runner.sandbox import containers, interpreters, references
+from runner.sandbox.interpreters import Interpreter
 from runner.settings import Settings
 
 
@@ -25,10 +25,10 @@ class Received:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request, and what it gets of this machine."""
+    """A request, and what it gets of this machine; no interpreter where a container has its own."""
 
     need: Resources
-    interpreter: interpreters.Interpreter
+    interpreter: Interpreter | None
 
 
 def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Received:
@@ -46,7 +46,7 @@ def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Receiv
     return Received(wanted, name)
 
 
-def plan(wanted: Request, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:
+def plan(wanted: Request, allocator: Allocator, settings: Settings) -> Plan:
     """Say what the request gets. Raises MachineError when this machine could never run it."""
     need = Resources(wanted.resources.cpus, wanted.resources.ram, wanted.resources.hdd)
     if wanted.resources.gpus:
@@ -55,4 +55,17 @@ def plan(wanted: Request, allocator: Allocator, python_dirs: Sequence[str] = ())
         raise MachineError(
             f"experiment {wanted.key!r} needs {need}, but this runner has {allocator.total} to give at most"
         )
-    return Plan(need, interpreters.find(wanted.pythonver, more=python_dirs))
+    return Plan(need, interpreter(wanted, settings))
+
+
+def interpreter(wanted: Request, settings: Settings) -> Interpreter | None:
+    """Return the Python that the request names, None when its container has one.
+
+    Raises MachineError when it is not there, or the container is none that can and may run here.
+    """
+    image = wanted.artifacts.get(references.LABEL)
+    if image is None:
+        return interpreters.find(wanted.pythonver, more=settings.python_dirs)
+    references.check(image, settings.singularity_allow)
+    containers.find(settings.singularity)
+    return None

@@ -266,7 +266,7 @@ class Supervisor:
             received = intake.read(delivery, self._parts.envelopes, self._settings)
             if self._known(received, server, delivery):
                 return
-            plan = intake.plan(received.request, self._allocator, self._settings.python_dirs)
+            plan = intake.plan(received.request, self._allocator, self._settings)
             if self._allocator.fits(plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
                 self._start(received, plan, server, delivery)
@@ -323,8 +323,8 @@ class Supervisor:
             failures=failures,
             redeliveries=delivery.redeliveries,
             allowed=self._settings.max_attempts,
-            python=str(plan.interpreter.path),
-            version=str(plan.interpreter),
+            python=str(plan.interpreter.path) if plan.interpreter else "",
+            version=str(plan.interpreter or ""),
             reported=stream.heard,
             options=self._options(),
         )
@@ -356,6 +356,7 @@ class Supervisor:
             max_output=given.max_output,
             hang_timeout=given.hang_timeout,
             nice=given.nice,
+            singularity=given.singularity,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

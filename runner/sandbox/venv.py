@@ -22,7 +22,8 @@ Packages = list[dict[str, Any]]
 class VirtualEnvironment:
     """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own.
 
-    ``shared`` is the environment below it, in use by this process from ``prepare`` on; ``built`` if there was none.
+    ``version`` is the interpreter's, ``shared`` the environment below it, in use by this process from ``prepare`` on;
+    ``built`` if there was none.
     """
 
     def __init__(self, job: Job) -> None:
@@ -30,6 +31,7 @@ class VirtualEnvironment:
         self._own = job.place.scratch / "venv"
         self._recipe = recipe_of(job)
         self._indexes = Indexes.read(environment.for_installer(job, os.environ))
+        self.version = self._recipe.version
         self.shared: Environment | None = None
         self.built = False
 
@@ -53,6 +55,10 @@ class VirtualEnvironment:
         variables = environment.for_experiment(self._job, os.environ, programs)
         variables["VIRTUAL_ENV"] = str(self._own)
         return [str(programs / "python"), request.filename, *request.args], variables
+
+    def status(self, status: int) -> int:
+        """See Sandbox."""
+        return status
 
     def packages(self) -> Packages:
         """Return what was installed when the environment was built."""

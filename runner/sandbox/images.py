@@ -1,0 +1,221 @@
+"""Container images on this machine's disk: each is fetched, or pulled and converted, once, and kept like environments.
+
+An object in a store is asked for its version, with the message's own credentials, each time. A name in a registry is
+fetched anew each day, unless it holds a digest: nobody but the registry knows what it stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from runner import cache, retry
+from runner.errors import ExperimentError, MachineError, Unavailable
+from runner.place import remove
+from runner.request_artifacts import Artifact
+from runner.retry import Patience
+from runner.sandbox.base import Job
+from runner.sandbox.containers import Container, for_program
+from runner.sandbox.environments import Environment, Environments
+from runner.sandbox.references import pulled, reference
+from runner.storage.base import CHUNK, BasicCredentials, NotFound, Reader
+from runner.storage.stores import Stores
+
+# How long a name without a digest stands for the same image. In seconds.
+_DAY = 86400
+
+# Where SIF files have their magic number, and plain squashfs ones theirs.
+_MAGIC = ((32, b"SIF_MAGIC\0"), (0, b"hsqs"))
+
+# Lists the Pythons of an image, first those that come first in its PATH, a JSON object each.
+_PROBE = r"""
+exec >"$0"
+IFS=:
+for bin in $PATH; do
+  for python in "$bin"/python "$bin"/python[0-9] "$bin"/python[0-9].[0-9] "$bin"/python[0-9].[0-9][0-9]; do
+    [ ! -x "$python" ] || "$python" -c "$1" "$python"
+  done
+done
+"""
+_QUESTION = """
+import json, os, sys
+try:
+    import ensurepip, venv
+except ImportError:
+    venv = None
+version = "%d.%d.%d" % sys.version_info[:3]
+print(json.dumps({"path": sys.argv[1], "version": version, "venv": bool(venv), "environ": dict(os.environ)}))
+"""
+# What singularity adds to an image's variables for its own purposes.
+_OF_SINGULARITY = re.compile(r"(APPTAINER|SINGULARITY)_.*|PROMPT_COMMAND|PS1|PWD|OLDPWD|SHLVL|HOME|_")
+
+# What registries say of a name that they do not have, or do not show; and what shows that it is this machine's fault.
+_REFUSED = re.compile(
+    r"manifest unknown|name unknown|unauthorized|authentication required|denied|does not exist|invalid reference"
+    r"|\b40[134]\b|unsupported",
+    re.IGNORECASE,
+)
+_OURS = re.compile(r"no space left|no default remote|executable file not found", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Python:
+    """A Python of an image, with the variables that the image sets. ``venv``: it can make virtual environments."""
+
+    path: str
+    version: str
+    venv: bool
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image on the disk, in use for as long as its entry is open. ``digest`` is the SHA-256 of its file."""
+
+    entry: Environment
+    digest: str
+    pythons: tuple[Python, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.entry.content
+
+
+class Images:
+    """All images below a runner's root, for one attempt. ``program`` runs containers."""
+
+    def __init__(self, job: Job, program: str, stores: Stores) -> None:
+        self._job, self._program, self._stores = job, program, stores
+        self._kept = Environments(job.place.home, "images", pause=job.pause)
+
+    def use(self, artifact: Artifact) -> Image:
+        """Return an image, fetched now if it is not there.
+
+        Raises ExperimentError (there is none, or it is no image), Unavailable, MachineError (it cannot be run here).
+        """
+        get = self._pull if pulled(artifact) else self._fetch
+        version = _turn(artifact) if pulled(artifact) else self._etag(artifact)
+        name = json.dumps([reference(artifact), version, repr(artifact.hash)])
+        made = False
+
+        def make(path: Path) -> dict[str, Any]:
+            nonlocal made
+            made = True
+            self._job.say(f"fetching the image {artifact.qualified}")
+            get(artifact, path)
+            return {"digest": _sha256(path, self._job.pause), "pythons": self._pythons(path)}
+
+        entry = self._kept.use(hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32], make)
+        if made:
+            options = self._job.order.options
+            self._kept.tidy(age=options.environments_age, size=options.environments_size)
+        return Image(entry, entry.about["digest"], tuple(Python(**each) for each in entry.about["pythons"]))
+
+    # From a store
+
+    def _etag(self, artifact: Artifact) -> str:
+        store = self._stores.reach(artifact.location, artifact.credentials)
+        etag = store.etag(artifact.location.key)
+        if etag is None:
+            raise NotFound(f"the image {artifact.qualified} is missing", verdict="artifact")
+        return etag or self._job.place.name  # it cannot be told from its later versions: nobody else may use it
+
+    def _fetch(self, artifact: Artifact, path: Path) -> None:
+        def receive(stream: Reader) -> None:
+            with path.open("wb") as file:
+                while data := stream.read(CHUNK):
+                    file.write(data)
+                    self._job.pause(0)
+
+        store = self._stores.reach(artifact.location, artifact.credentials)
+        try:
+            self._stores.again(partial(cache.fetch, artifact, store, receive))
+        except ExperimentError as error:
+            raise ExperimentError(
+                f"the image {artifact.qualified} cannot be fetched: {error}", verdict="artifact"
+            ) from error
+        except OSError as error:
+            raise MachineError(f"the image {artifact.qualified} cannot be written: {error.strerror}") from error
+        with path.open("rb") as file:
+            start = file.read(64)
+        if not any(start[at:].startswith(magic) for at, magic in _MAGIC):
+            raise ExperimentError(
+                f"{artifact.qualified} is no image that singularity could run: it is not a SIF file", verdict="artifact"
+            )
+
+    # From a registry
+
+    def _pull(self, artifact: Artifact, path: Path) -> None:
+        patience = Patience(self._job.order.options.store_patience, first=1.0)
+        retry.call(lambda: self._pull_once(artifact, path), patience, sleep=self._job.pause)
+
+    def _pull_once(self, artifact: Artifact, path: Path) -> None:
+        drafts, complaint = path.with_name("drafts"), self._job.place.scratch / "pull.log"
+        drafts.mkdir(exist_ok=True)
+        argv = [self._program, "--silent", "pull", "--disable-cache", "--force", str(path), reference(artifact)]
+        # Its output is wanted here, to tell whose fault it is; what it says is told all the same.
+        argv = ["/bin/sh", "-c", 'exec 2>"$0"; exec "$@"', str(complaint), *argv]
+        try:
+            status = self._job.run(argv, self._registry(artifact, drafts), Path("/"))
+        finally:
+            remove(drafts)
+        if status:
+            raise _failure(artifact, status, complaint.read_text(errors="replace"))
+
+    def _registry(self, artifact: Artifact, drafts: Path) -> dict[str, str]:
+        """Return variables for a pull: the operator's settings, the message's password, and where to put things."""
+        names = [name for name in os.environ if re.match("(APPTAINER|SINGULARITY|DOCKER|SSL)_|.*_proxy$", name, re.I)]
+        own = {name: os.environ[name] for name in names if "ENV_" not in name}
+        for prefix in ("APPTAINER", "SINGULARITY"):
+            own |= {f"{prefix}_CACHEDIR": str(drafts), f"{prefix}_TMPDIR": str(drafts)}
+            if isinstance(artifact.credentials, BasicCredentials):
+                own[f"{prefix}_DOCKER_USERNAME"] = artifact.credentials.user
+                own[f"{prefix}_DOCKER_PASSWORD"] = artifact.credentials.password
+        return for_program(self._job, **own)
+
+    # What is in it
+
+    def _pythons(self, image: Path) -> list[dict[str, Any]]:
+        answer = self._job.place.scratch / "pythons"
+        container = Container(self._job, self._program, image)
+        if container.run_plainly(["/bin/sh", "-c", _PROBE, str(answer), _QUESTION]) or not answer.exists():
+            raise MachineError(f"{self._program} cannot start a container of the image, its output says why")
+        found = [json.loads(line) for line in answer.read_text().splitlines()]
+        for each in found:
+            kept = {name: value for name, value in each["environ"].items() if not _OF_SINGULARITY.fullmatch(name)}
+            each["environ"] = kept
+        return found
+
+
+def _turn(artifact: Artifact) -> list[object]:
+    """Tell apart what may be another image than yesterday, and what another message may not see."""
+    fixed = re.search(r"@sha256:|sha256\.", artifact.location.key)
+    own = artifact.credentials
+    secret = f"{own.user}:{own.password}" if isinstance(own, BasicCredentials) else ""
+    return [0 if fixed else int(time.time() // _DAY), secret]
+
+
+def _sha256(path: Path, pause: Callable[[float], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+            pause(0)
+    return digest.hexdigest()
+
+
+def _failure(artifact: Artifact, status: int, said: str) -> Exception:
+    last = (said.strip().splitlines() or [f"exit status {status}"])[-1].removeprefix("FATAL:").strip()
+    sentence = f"the image {artifact.qualified} cannot be pulled: {last}"
+    if _OURS.search(last):
+        return MachineError(sentence)
+    return ExperimentError(sentence, verdict="artifact") if _REFUSED.search(last) else Unavailable(sentence)

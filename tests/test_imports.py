@@ -24,6 +24,8 @@ LAYERS: list[list[str]] = [
         "sandbox.venv",
         "sandbox.singularity",
         "sandbox.images",
+        "sandbox.pulling",
+        "sandbox.registry",
         "sandbox.interpreters",
         "program",
         "artifacts",
@@ -155,6 +157,7 @@ def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
         "botocore": {"queues.sqs_account"},
         "requests": {
             "queues.management",
+            "sandbox.registry",
             "kubernetes",
             "storage.gcs",
             "storage.gcs_wire",

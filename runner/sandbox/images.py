@@ -1,36 +1,31 @@
 """Container images on this machine's disk: each is fetched, or pulled and converted, once, and kept like environments.
 
-An object in a store is asked for its version, with the message's own credentials, each time. A name in a registry is
-fetched anew each day, unless it holds a digest: nobody but the registry knows what it stands for.
+A store is asked each time, with the message's own credentials, for the version of an object, and a registry for what
+a name stands for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner import cache, retry
-from runner.errors import ExperimentError, MachineError, Unavailable
-from runner.place import remove
+from runner import cache
+from runner.errors import ExperimentError, MachineError
 from runner.request_artifacts import Artifact
-from runner.retry import Patience
+from runner.sandbox import pulling
 from runner.sandbox.base import Job
-from runner.sandbox.containers import Container, for_program
+from runner.sandbox.containers import Container
 from runner.sandbox.environments import Environment, Environments
-from runner.sandbox.references import pulled, reference
-from runner.storage.base import CHUNK, BasicCredentials, NotFound, Reader
+from runner.sandbox.references import pulled
+from runner.storage.base import CHUNK, NotFound, Reader
 from runner.storage.stores import Stores
-
-# How long a name without a digest stands for the same image. In seconds.
-_DAY = 86400
 
 # Where SIF files have their magic number, and plain squashfs ones theirs.
 _MAGIC = ((32, b"SIF_MAGIC\0"), (0, b"hsqs"))
@@ -44,6 +39,7 @@ for bin in $PATH; do
     [ ! -x "$python" ] || "$python" -c "$1" "$python"
   done
 done
+exit 0
 """
 _QUESTION = """
 import json, os, sys
@@ -56,14 +52,6 @@ print(json.dumps({"path": sys.argv[1], "version": version, "venv": bool(venv), "
 """
 # What singularity adds to an image's variables for its own purposes.
 _OF_SINGULARITY = re.compile(r"(APPTAINER|SINGULARITY)_.*|PROMPT_COMMAND|PS1|PWD|OLDPWD|SHLVL|HOME|_")
-
-# What registries say of a name that they do not have, or do not show; and what shows that it is this machine's fault.
-_REFUSED = re.compile(
-    r"manifest unknown|name unknown|unauthorized|authentication required|denied|does not exist|invalid reference"
-    r"|\b40[134]\b|unsupported",
-    re.IGNORECASE,
-)
-_OURS = re.compile(r"no space left|no default remote|executable file not found", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -102,19 +90,21 @@ class Images:
 
         Raises ExperimentError (there is none, or it is no image), Unavailable, MachineError (it cannot be run here).
         """
-        get = self._pull if pulled(artifact) else self._fetch
-        version = _turn(artifact) if pulled(artifact) else self._etag(artifact)
-        name = json.dumps([reference(artifact), version, repr(artifact.hash)])
+        if pulled(artifact):
+            source = pulling.source(artifact)
+            name, get = source.version, partial(pulling.pull, self._job, self._program, source)
+        else:
+            name, get = [str(artifact.location), self._etag(artifact), artifact.hash], partial(self._fetch, artifact)
         made = False
 
         def make(path: Path) -> dict[str, Any]:
             nonlocal made
             made = True
-            self._job.say(f"fetching the image {artifact.qualified}")
-            get(artifact, path)
+            self._job.say(f"fetching the image {name[0]}")
+            get(path)
             return {"digest": _sha256(path, self._job.pause), "pythons": self._pythons(path)}
 
-        entry = self._kept.use(hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32], make)
+        entry = self._kept.use(hashlib.sha256(repr(name).encode(errors="surrogatepass")).hexdigest()[:32], make)
         if made:
             options = self._job.order.options
             self._kept.tidy(age=options.environments_age, size=options.environments_size)
@@ -127,7 +117,7 @@ class Images:
         etag = store.etag(artifact.location.key)
         if etag is None:
             raise NotFound(f"the image {artifact.qualified} is missing", verdict="artifact")
-        return etag or self._job.place.name  # it cannot be told from its later versions: nobody else may use it
+        return etag or secrets.token_hex(16)  # it cannot be told from its later versions: nobody else may use it
 
     def _fetch(self, artifact: Artifact, path: Path) -> None:
         def receive(stream: Reader) -> None:
@@ -152,36 +142,6 @@ class Images:
                 f"{artifact.qualified} is no image that singularity could run: it is not a SIF file", verdict="artifact"
             )
 
-    # From a registry
-
-    def _pull(self, artifact: Artifact, path: Path) -> None:
-        patience = Patience(self._job.order.options.store_patience, first=1.0)
-        retry.call(lambda: self._pull_once(artifact, path), patience, sleep=self._job.pause)
-
-    def _pull_once(self, artifact: Artifact, path: Path) -> None:
-        drafts, complaint = path.with_name("drafts"), self._job.place.scratch / "pull.log"
-        drafts.mkdir(exist_ok=True)
-        argv = [self._program, "--silent", "pull", "--disable-cache", "--force", str(path), reference(artifact)]
-        # Its output is wanted here, to tell whose fault it is; what it says is told all the same.
-        argv = ["/bin/sh", "-c", 'exec 2>"$0"; exec "$@"', str(complaint), *argv]
-        try:
-            status = self._job.run(argv, self._registry(artifact, drafts), Path("/"))
-        finally:
-            remove(drafts)
-        if status:
-            raise _failure(artifact, status, complaint.read_text(errors="replace"))
-
-    def _registry(self, artifact: Artifact, drafts: Path) -> dict[str, str]:
-        """Return variables for a pull: the operator's settings, the message's password, and where to put things."""
-        names = [name for name in os.environ if re.match("(APPTAINER|SINGULARITY|DOCKER|SSL)_|.*_proxy$", name, re.I)]
-        own = {name: os.environ[name] for name in names if "ENV_" not in name}
-        for prefix in ("APPTAINER", "SINGULARITY"):
-            own |= {f"{prefix}_CACHEDIR": str(drafts), f"{prefix}_TMPDIR": str(drafts)}
-            if isinstance(artifact.credentials, BasicCredentials):
-                own[f"{prefix}_DOCKER_USERNAME"] = artifact.credentials.user
-                own[f"{prefix}_DOCKER_PASSWORD"] = artifact.credentials.password
-        return for_program(self._job, **own)
-
     # What is in it
 
     def _pythons(self, image: Path) -> list[dict[str, Any]]:
@@ -196,14 +156,6 @@ class Images:
         return found
 
 
-def _turn(artifact: Artifact) -> list[object]:
-    """Tell apart what may be another image than yesterday, and what another message may not see."""
-    fixed = re.search(r"@sha256:|sha256\.", artifact.location.key)
-    own = artifact.credentials
-    secret = f"{own.user}:{own.password}" if isinstance(own, BasicCredentials) else ""
-    return [0 if fixed else int(time.time() // _DAY), secret]
-
-
 def _sha256(path: Path, pause: Callable[[float], None]) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -211,11 +163,3 @@ def _sha256(path: Path, pause: Callable[[float], None]) -> str:
             digest.update(data)
             pause(0)
     return digest.hexdigest()
-
-
-def _failure(artifact: Artifact, status: int, said: str) -> Exception:
-    last = (said.strip().splitlines() or [f"exit status {status}"])[-1].removeprefix("FATAL:").strip()
-    sentence = f"the image {artifact.qualified} cannot be pulled: {last}"
-    if _OURS.search(last):
-        return MachineError(sentence)
-    return ExperimentError(sentence, verdict="artifact") if _REFUSED.search(last) else Unavailable(sentence)

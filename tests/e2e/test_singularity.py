@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Runner, Workplace, until
+from tests.servers import index
+from tests.servers.apptainer import Registry
+from tests.servers.http import serving
 
 
 class Containers(Workplace):
@@ -143,4 +146,82 @@ def test_whatever_is_killed_nothing_goes_on_in_the_container(place: Containers, 
     until(lambda: not place.experiments(), "all is gone", 10)
     if whom == "attempt":
         assert runner.ended() == 0
+    assert place.waiting == ["message"]
+
+
+def test_requirements_go_over_the_images_packages_and_are_installed_once(place: Containers) -> None:
+    script = "import apple, inside, sys; print(apple.version, apple.__file__.startswith(sys.prefix), inside.where)"
+    with serving() as server:
+        index.offer(server, index.wheel("apple", "1"))
+        runner = place.run(PIP_INDEX_URL=f"http://{server.host}/simple/", PIP_NO_INDEX="", PIP_FIND_LINKS="")
+        for key in ("first", "second"):
+            place.publish(place.wanting(script, key=key, pythonenv=["apple==1"]))
+            place.settled()
+            assert "1 False in the image\n" in place.output(key)
+    assert runner.stop() == 0
+    assert "Successfully installed apple-1" in place.output("first")
+    assert "apple-1" not in place.output("second")
+    packages = {entry["package"]["key"] for entry in place.metadata()["studioml"]["pipdeptree"]}
+    assert "apple" in packages
+
+
+def test_a_name_in_a_registry_is_what_it_stands_for_at_the_time(
+    place: Containers, registry: Registry, root_file_system: Path
+) -> None:
+    name = f"{registry.host}/lab/python:1"
+    user, password = registry.login
+
+    def wanting(key: str, **members: Any) -> dict[str, Any]:
+        script = "import os, sys; print(os.environ['FLAVOUR'], os.environ['PATH'], sys.prefix)"
+        message = place.wanting(script, f"dockerhub://{name}", key=key, **members)
+        plain = {"user": user, "password": password}
+        message["experiment"]["artifacts"]["_singularity"]["credentials"] = {"plain": plain}
+        return message
+
+    allow = ["--singularity-allow", f"docker://{registry.host}/lab/*"]
+    runner = place.run(*allow, "--max-attempts", "1", APPTAINER_NOHTTPS="1")
+    for flavour in ("sweet", "sour"):
+        digest = registry.push("lab/python", "1", root_file_system, ["PATH=/usr/bin:/bin", f"FLAVOUR={flavour}"])
+        for key in (flavour, f"{flavour}2"):
+            place.publish(wanting(key))
+            place.settled()
+            assert f"{flavour} /usr/bin:/usr/bin:/bin" in place.output(key), place.output(key)
+            assert (digest in place.output(key)) == (key == flavour), "it is pulled once"
+    place.publish(wanting("needy", pythonenv=["six"]))
+    place.settled()
+    assert "the image's Python 3." in place.output("needy"), place.output("needy")
+    message = wanting("stranger")
+    del message["experiment"]["artifacts"]["_singularity"]["credentials"]
+    place.publish(message)
+    place.settled()
+    assert runner.stop() == 0
+    assert "cannot be pulled: " in place.output("stranger")
+    for log in (runner.log, place.output("sweet"), place.output("stranger")):
+        assert password not in log
+
+
+def test_what_is_not_allowed_is_left_to_others(place: Containers) -> None:
+    place.publish(place.wanting("", "docker://evil.example/lab/python"))
+    runner = place.run()
+    runner.saw("this runner does not run containers of docker://evil.example/lab/python")
+    assert runner.stop() == 0
+    assert place.waiting == ["message"]
+
+
+def test_a_file_that_is_no_image_is_the_experiments_fault(place: Containers) -> None:
+    (place.image.parent / "image.txt").write_text("#!/bin/sh\n")
+    place.publish(place.wanting("", f"file://{place.image.parent}/image.txt"))
+    runner = place.run("--max-attempts", "1")
+    place.settled()
+    assert runner.stop() == 0
+    assert "it is not a SIF file" in place.output()
+    assert place.metadata()["studioml"]["verdict"]["verdict"] == "artifact"
+
+
+def test_an_image_that_cannot_be_run_here_leaves_the_message_to_others(place: Containers) -> None:
+    (place.image.parent / "broken.sif").write_bytes(place.image.read_bytes()[: 256 * 1024])
+    place.publish(place.wanting("", f"file://{place.image.parent}/broken.sif"))
+    runner = place.run()
+    runner.saw("cannot start a container of the image, its output says why")
+    assert runner.stop() == 0
     assert place.waiting == ["message"]

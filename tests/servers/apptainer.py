@@ -11,9 +11,9 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import bcrypt
 import pytest
 import requests
 
@@ -26,7 +26,7 @@ REGISTRY = """\
 version: 0.1
 storage: {{filesystem: {{rootdirectory: {root}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
-{auth}
+auth: {{htpasswd: {{realm: tests, path: {root}/users}}}}
 """
 TYPES = {
     "manifest": "application/vnd.oci.image.manifest.v1+json",
@@ -81,53 +81,68 @@ def image(apptainer: str, root_file_system: Path) -> Path:
     return made
 
 
-@contextmanager
-def registry(root: Path, auth: str = "") -> Iterator[str]:
-    """Run a registry on loopback; return its HOST:PORT."""
+# What an image can do without, so that it is soon converted: that it makes environments, among others.
+LEFT_OUT = ("/gconv", "/perl", "/share", "/ensurepip", "/lib2to3", "/pydoc_data", "/unittest", "/sbin")
+
+
+class Registry:
+    """A registry on loopback, at ``host``; ``login`` is needed for everything in it."""
+
+    def __init__(self, host: str, login: tuple[str, str]) -> None:
+        self.host, self.login = host, login
+        self._session = requests.Session()
+        self._session.auth = login
+
+    def push(self, name: str, tag: str, root: Path, environment: list[str]) -> str:
+        """Put a directory, or most of it, into it as an image of one layer; return the digest (OCI specifications)."""
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w") as tar:
+            tar.add(root, arcname=".", filter=lambda each: None if each.name.endswith(LEFT_OUT) else each)
+        digest = f"sha256:{hashlib.sha256(plain.getvalue()).hexdigest()}"
+        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+        config = {"architecture": machine, "os": "linux", "config": {"Env": environment}}
+        config |= {"rootfs": {"type": "layers", "diff_ids": [digest]}}
+        layer = self._upload(name, gzip.compress(plain.getvalue(), compresslevel=1, mtime=0), TYPES["layer"])
+        manifest = {"schemaVersion": 2, "mediaType": TYPES["manifest"], "layers": [layer]}
+        manifest["config"] = self._upload(name, json.dumps(config).encode(), TYPES["config"])
+        put = self._session.put(
+            f"http://{self.host}/v2/{name}/manifests/{tag}",
+            json.dumps(manifest),
+            headers={"Content-Type": TYPES["manifest"]},
+            timeout=30,
+        )
+        put.raise_for_status()
+        return put.headers["Docker-Content-Digest"]
+
+    def _upload(self, name: str, blob: bytes, kind: str) -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
+        begun = self._session.post(f"http://{self.host}/v2/{name}/blobs/uploads/", timeout=30)
+        begun.raise_for_status()
+        self._session.put(begun.headers["Location"], blob, params={"digest": digest}, timeout=60).raise_for_status()
+        return {"mediaType": kind, "digest": digest, "size": len(blob)}
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A real registry (CNCF Distribution), which wants a login."""
     if not shutil.which("docker-registry"):
         pytest.skip("there is no docker-registry: run tools/install.sh servers as root")
-    (port,) = free_ports(1)
-    root.mkdir()
-    (root / "config.yml").write_text(REGISTRY.format(root=root, port=port, auth=auth))
+    root, (port,) = tmp_path_factory.mktemp("registry"), free_ports(1)
+    user, password = "lab", "registry-Secret-0123"
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    (root / "users").write_text(f"{user}:{hashed}\n")
+    (root / "config.yml").write_text(REGISTRY.format(root=root, port=port))
     argv = ["docker-registry", "serve", str(root / "config.yml")]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             wait(lambda: _answers(f"http://127.0.0.1:{port}/v2/"), seconds=20)
-            yield f"127.0.0.1:{port}"
+            yield Registry(f"127.0.0.1:{port}", (user, password))
         finally:
             running.terminate()
 
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=5).status_code in (200, 401)
+        return requests.get(url, timeout=5).status_code == 401
     except requests.ConnectionError:
         return False
-
-
-def push(host: str, name: str, tag: str, root: Path, environment: list[str]) -> None:
-    """Put a directory into a registry as an image of one layer (OCI image and distribution specifications)."""
-    plain = io.BytesIO()
-    with tarfile.open(fileobj=plain, mode="w") as tar:
-        tar.add(root, arcname=".", filter=lambda each: None if "/gconv" in each.name else each)
-    layer = gzip.compress(plain.getvalue(), compresslevel=1, mtime=0)
-    digest = f"sha256:{hashlib.sha256(plain.getvalue()).hexdigest()}"
-    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
-    config = {"architecture": machine, "os": "linux", "config": {"Env": environment}}
-    blobs = {
-        "config": json.dumps({**config, "rootfs": {"type": "layers", "diff_ids": [digest]}}).encode(),
-        "layer": layer,
-    }
-    described = {kind: _upload(host, name, blob, TYPES[kind]) for kind, blob in blobs.items()}
-    manifest = {"schemaVersion": 2, "mediaType": TYPES["manifest"], "config": described["config"]}
-    body = json.dumps({**manifest, "layers": [described["layer"]]})
-    where = f"http://{host}/v2/{name}/manifests/{tag}"
-    requests.put(where, body, headers={"Content-Type": TYPES["manifest"]}, timeout=30).raise_for_status()
-
-
-def _upload(host: str, name: str, blob: bytes, kind: str) -> dict[str, object]:
-    digest = f"sha256:{hashlib.sha256(blob).hexdigest()}"
-    begun = requests.post(f"http://{host}/v2/{name}/blobs/uploads/", timeout=30)
-    begun.raise_for_status()
-    requests.put(begun.headers["Location"], blob, params={"digest": digest}, timeout=60).raise_for_status()
-    return {"mediaType": kind, "digest": digest, "size": len(blob)}

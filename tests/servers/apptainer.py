@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -81,8 +82,11 @@ def image(apptainer: str, root_file_system: Path) -> Path:
     return made
 
 
-# What an image can do without, so that it is soon converted: that it makes environments, among others.
-LEFT_OUT = ("/gconv", "/perl", "/share", "/ensurepip", "/lib2to3", "/pydoc_data", "/unittest", "/sbin")
+# Of these directories an image needs no more to run a Python that makes no environments, and is converted sooner.
+ENOUGH = re.compile(
+    r"\./usr/bin/(python3|dash|sh|env).*|\./usr/lib/[^/]*-linux-gnu[^/]*(/(ld-|libc\.|libm\.|libz\.|libexpat\.).*)?"
+    r"|(?!\./usr/bin/|\./usr/lib/[^/]*-linux-gnu|\./usr/share/|\./usr/sbin/)(?!.*/ensurepip).*"
+)
 
 
 class Registry:
@@ -97,7 +101,7 @@ class Registry:
         """Put a directory, or most of it, into it as an image of one layer; return the digest (OCI specifications)."""
         plain = io.BytesIO()
         with tarfile.open(fileobj=plain, mode="w") as tar:
-            tar.add(root, arcname=".", filter=lambda each: None if each.name.endswith(LEFT_OUT) else each)
+            tar.add(root, arcname=".", filter=lambda each: each if ENOUGH.fullmatch(each.name) else None)
         digest = f"sha256:{hashlib.sha256(plain.getvalue()).hexdigest()}"
         machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
         config = {"architecture": machine, "os": "linux", "config": {"Env": environment}}

@@ -127,7 +127,7 @@ def test_what_apptainer_is_told(tmp_path: Path) -> None:
 
 
 def test_a_container_that_never_was_is_not_the_programs_failure(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="cannot start a container"):
+    with pytest.raises(MachineError, match="cannot start a container any more"):
         container(tmp_path, "/bin/false").run(["/bin/true"], {}, Path("/"))
 
 

@@ -107,9 +107,14 @@ class Container:
         """See sandbox.base.Run. Raises MachineError when there is no container."""
         return self.status(self._job.run(*self.command(argv, env, cwd), Path("/")))
 
-    def run_plainly(self, argv: Sequence[str]) -> int:
-        """Run a program of an image of which nothing is known, in the variables that the image sets."""
-        return self._job.run([*self._exec(Path("/")), *argv], self._outside, Path("/"))
+    def try_out(self, argv: Sequence[str]) -> None:
+        """Run a program of an image of which nothing is known, in the variables that the image sets.
+
+        Raises MachineError with what singularity says when it does not end well.
+        """
+        complaint = run_noted(self._job, [*self._exec(Path("/")), *argv], self._outside)
+        if complaint:
+            raise MachineError(f"{self._program} cannot start a container of the image: {complaint}")
 
     def command(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[list[str], dict[str, str]]:
         """Return argv and environment of a program outside that runs this one inside."""
@@ -123,7 +128,7 @@ class Container:
         told = self._variables.with_name(f"{self._variables.name}.status")
         if self._variables.exists():
             self._variables.unlink()
-            raise MachineError(f"{self._program} cannot start a container of this image, its output says why")
+            raise MachineError(f"{self._program} cannot start a container any more (exit status {status})")
         try:
             status = int(told.read_text())
             told.unlink()
@@ -143,6 +148,16 @@ class Container:
     @property
     def _outside(self) -> dict[str, str]:
         return for_program(self._job)
+
+
+def run_noted(job: Job, argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """Run singularity's program to its end, and return its last complaint, "" when it ended well."""
+    noted = job.place.scratch / "singularity.log"
+    status = job.run(["/bin/sh", "-c", 'exec 2>"$0"; exec "$@"', str(noted), *argv], env, Path("/"))
+    if not status:
+        return ""
+    said = noted.read_text(errors="replace").strip().splitlines() if noted.exists() else []
+    return said[-1].removeprefix("FATAL:").strip() if said else f"exit status {status}"
 
 
 def for_program(job: Job, **more: str) -> dict[str, str]:

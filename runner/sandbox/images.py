@@ -147,8 +147,7 @@ class Images:
     def _pythons(self, image: Path) -> list[dict[str, Any]]:
         answer = self._job.place.scratch / "pythons"
         container = Container(self._job, self._program, image)
-        if container.run_plainly(["/bin/sh", "-c", _PROBE, str(answer), _QUESTION]) or not answer.exists():
-            raise MachineError(f"{self._program} cannot start a container of the image, its output says why")
+        container.try_out(["/bin/sh", "-c", _PROBE, str(answer), _QUESTION])
         found = [json.loads(line) for line in answer.read_text().splitlines()]
         for each in found:
             kept = {name: value for name, value in each["environ"].items() if not _OF_SINGULARITY.fullmatch(name)}

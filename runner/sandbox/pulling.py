@@ -15,7 +15,7 @@ from runner.request_artifacts import Artifact
 from runner.retry import Patience
 from runner.sandbox import registry
 from runner.sandbox.base import Job
-from runner.sandbox.containers import for_program
+from runner.sandbox.containers import for_program, run_noted
 from runner.sandbox.references import reference
 from runner.storage.base import BasicCredentials
 
@@ -67,18 +67,15 @@ def pull(job: Job, program: str, wanted: Source, path: Path) -> None:
 
 
 def _pull(job: Job, program: str, wanted: Source, path: Path) -> None:
-    drafts, complaint = path.with_name("drafts"), job.place.scratch / "pull.log"
+    drafts = path.with_name("drafts")
     drafts.mkdir(exist_ok=True)
     argv = [program, "--silent", "pull", "--disable-cache", "--force", str(path), wanted.reference]
-    # What it complains of says whose fault it is.
-    argv = ["/bin/sh", "-c", 'exec 2>"$0"; exec "$@"', str(complaint), *argv]
     try:
-        status = job.run(argv, _variables(job, wanted, drafts), Path("/"))
+        complaint = run_noted(job, argv, _variables(job, wanted, drafts))
     finally:
         remove(drafts)
-    if status:
-        said = complaint.read_text(errors="replace").strip().splitlines() if complaint.exists() else []
-        raise _failure(wanted, said[-1].removeprefix("FATAL:").strip() if said else f"exit status {status}")
+    if complaint:
+        raise _failure(wanted, complaint)
 
 
 def _variables(job: Job, wanted: Source, drafts: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.e2e.harness import Runner, Workplace, until
 from tests.servers import index
 from tests.servers.apptainer import Registry
-from tests.servers.http import serving
+from tests.servers.http import Served, serving
 
 
 class Containers(Workplace):
@@ -165,6 +166,21 @@ def test_requirements_go_over_the_images_packages_and_are_installed_once(place: 
     assert "apple" in packages
 
 
+def test_an_image_from_a_store_is_checked_and_the_same_one_needs_no_other_environment(place: Containers) -> None:
+    with serving() as server:
+        server.objects["/lab.sif"] = Served(place.image.read_bytes(), {"ETag": '"1"'})
+        runner = place.run("--singularity-allow", f"http://{server.host}/*", "--max-attempts", "1")
+        for key, digest in (("good", hashlib.sha256(place.image.read_bytes()).hexdigest()), ("bad", "0" * 64)):
+            message = place.wanting("import inside; print(inside.where)", f"http://{server.host}/lab.sif", key=key)
+            message["experiment"]["artifacts"]["_singularity"]["hash"] = digest
+            place.publish(message)
+            place.settled()
+    assert runner.stop() == 0
+    assert "in the image\n" in place.output("good")
+    assert "making a virtual environment" not in place.output("good")
+    assert "it was changed or damaged" in place.output("bad")
+
+
 def test_a_name_in_a_registry_is_what_it_stands_for_at_the_time(
     place: Containers, registry: Registry, root_file_system: Path
 ) -> None:
@@ -222,6 +238,6 @@ def test_an_image_that_cannot_be_run_here_leaves_the_message_to_others(place: Co
     (place.image.parent / "broken.sif").write_bytes(place.image.read_bytes()[: 256 * 1024])
     place.publish(place.wanting("", f"file://{place.image.parent}/broken.sif"))
     runner = place.run()
-    runner.saw("cannot start a container of the image, its output says why")
+    runner.saw("cannot start a container of the image: ")
     assert runner.stop() == 0
     assert place.waiting == ["message"]

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from runner import intake
 from runner.errors import MachineError, RequestError
 from runner.request import Request, from_document
-from runner.sandbox import references, registry
+from runner.sandbox import procfs, references, registry
 from runner.sandbox.containers import Container
 from runner.settings import Settings
 from runner.storage.base import BasicCredentials
@@ -155,6 +156,21 @@ def test_the_launcher_sets_the_variables_and_tells_how_the_program_ended(tmp_pat
     assert inside.run(["/no/such/program"], {}, Path("/")) == 127
 
 
+def test_the_launcher_ends_when_the_attempt_is_dead(tmp_path: Path) -> None:
+    program = tmp_path / "fake"
+    program.write_text(FAKE)
+    program.chmod(0o755)
+    forever = [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"]
+    argv, env = container(tmp_path, str(program)).command(forever, {}, Path("/"))
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, start_new_session=True) as launched:
+        assert launched.stdout is not None
+        assert launched.stdout.readline() == b"1\n"
+        (child,) = procfs.descendants(launched.pid)
+        launched.stdout.close()
+        assert launched.wait(10) == 137
+    os.kill(child, signal.SIGKILL)  # which the end of the container does in other cases
+
+
 # A registry that wants a token, which another path of it gives
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -176,6 +192,6 @@ def test_a_name_is_pinned_with_a_token_for_whoever_has_a_login(tmp_path: Path, m
         (tmp_path / ".docker").mkdir()
         (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {server.host: {"auth": login}}}))
         assert registry.pinned(image, None, plain=True) == pinned
-        assert registry.pinned(pinned, None, plain=True) == pinned
+        assert registry.pinned(pinned.replace("@", ":1@"), None, plain=True) == pinned
         told.challenge = challenge.replace(server.host, "127.0.0.1:9")
         assert registry.pinned(image, None, plain=True) == "", "the login goes nowhere else without TLS"

@@ -1,8 +1,8 @@
 """Running programs in containers: what apptainer, or singularity, is told, and how to know what became of them.
 
 Inside stands a launcher of ours, which the image's own Python runs. It sets exactly the variables that are wanted,
-whatever their names, passes SIGTERM on once, and writes down how the program ended, which the exit status of
-singularity tells only in part.
+whatever their names, passes SIGTERM on once, writes down how the program ended, which the exit status of singularity
+tells only in part, and ends everything when the attempt dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runner.sandbox.base import Job
 
 # For Python 2.7 and later. Arguments: the file of variables, which goes as a sign that the container runs; the program.
 _LAUNCHER = """
-import errno, os, signal, sys
+import os, select, signal, sys
 path, argv = sys.argv[1], sys.argv[2:]
 with open(path, "rb") as file:
     env = dict(each.split(b"=", 1) for each in file.read().split(b"\\0")[:-1])
@@ -40,21 +40,27 @@ def terminate(*_):
         os.killpg(child, signal.SIGTERM)
     except OSError:
         os.kill(child, signal.SIGTERM)
+def look(*_):
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        return
+    status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    try:
+        with open(path + ".status", "w") as file:
+            file.write(str(status))
+    finally:
+        os._exit(status if status >= 0 else 128 - status)
 signal.signal(signal.SIGTERM, terminate)
+signal.signal(signal.SIGCHLD, look)
+look()
+outside = select.poll()
+outside.register(1, 0)
 while True:
     try:
-        status = os.waitpid(child, 0)[1]
-        break
-    except OSError as error:
-        if error.errno != errno.EINTR:
-            raise
-status = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-try:
-    with open(path + ".status", "w") as file:
-        file.write(str(status))
-except (IOError, OSError):
-    pass
-os._exit(status if status >= 0 else 128 - status)
+        outside.poll()
+        os._exit(137)  # nobody reads the output any more, for the attempt is dead; everything here ends with this
+    except select.error:  # a signal, in Python 2
+        pass
 """
 
 # What a shell adds to a signal's number to make an exit status.

@@ -42,8 +42,11 @@ def pinned(reference: str, credentials: BasicCredentials | None, *, plain: bool)
     Without ``credentials`` it is asked with the logins that this user's files have. ``plain``: without TLS.
     """
     match = _REFERENCE.fullmatch(reference)
-    if match is None or match["digest"]:
-        return reference if match else ""
+    if match is None:
+        return ""
+    shown = f"docker://{match['host']}/" if match["host"] else "docker://"
+    if match["digest"]:
+        return f"{shown}{match['name']}@{match['digest']}"  # apptainer takes no tag beside it
     host, name = match["host"] or _DOCKER_HUB, match["name"]
     if host in ("docker.io", _DOCKER_HUB):
         host, name = _DOCKER_HUB, name if "/" in name else f"library/{name}"
@@ -53,8 +56,7 @@ def pinned(reference: str, credentials: BasicCredentials | None, *, plain: bool)
         digest = registry.digest(name, match["tag"] or "latest")
     except (RunnerError, ValueError):
         return ""
-    where = f"{match['host']}/" if match["host"] else ""
-    return f"docker://{where}{match['name']}@{digest}" if digest else ""
+    return f"{shown}{match['name']}@{digest}" if digest else ""
 
 
 class _Registry:
@@ -84,7 +86,9 @@ class _Registry:
         headers = {"authorization": self._login} if self._login else {}
         with closing(self._transport.send("GET", f"{realm}?{query}", headers)) as answer:
             given = json.loads(self._transport.text(answer))
-        return f"Bearer {given.get('token') or given['access_token']}"
+        if not isinstance(given, dict):
+            raise ValueError("what should give a token gives none")
+        return f"Bearer {given.get('token') or given.get('access_token')}"
 
 
 def _digest(answer: Response) -> str:

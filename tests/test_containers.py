@@ -119,7 +119,9 @@ def test_what_apptainer_is_told(tmp_path: Path) -> None:
     place = str(tmp_path / "experiments/name-1")
     assert argv[:6] == ["/x/apptainer", "--silent", "exec", "--containall", "--pid", "--pwd"]
     assert "--nv" in argv
-    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--bind"][-1] == f"{place}:{place}"
+    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--mount"] == [
+        f'type=bind,"source={place}","destination={place}"'
+    ]
     assert argv[argv.index("/image.sif") + 1] == sys.executable
     assert argv[-2:] == ["/python", "a b"]
     assert "s3cret" not in str((argv, env))

@@ -111,6 +111,7 @@ class Builder:
 
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
+        path.unlink(missing_ok=True)  # packages of the list before may have put a link there
         path.write_text("\n".join(each.requirements) + "\n")
         return path
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,20 +85,31 @@ class Bind:
     path: Path
     writable: bool = False
 
+    @property
+    def option(self) -> list[str]:
+        """Return it as words for singularity, whatever characters the path has."""
+        path = str(self.path).replace('"', '""')
+        access = "" if self.writable else ",ro"
+        return ["--mount", f'type=bind,"source={path}","destination={path}"{access}']
+
 
 class Container:
     """Runs programs of one attempt in containers of one image. Nothing of the host is seen inside but ``binds``.
 
     The attempt's own directory is always one of them; home and /tmp lie in it. ``python`` is the launcher's, in the
-    image. ``gpus``: the host's GPUs and their driver are there, too.
+    image. ``gpus``: the host's GPUs and their driver are there, too. Raises MachineError where singularity cannot take
+    the directory's name.
     """
 
     def __init__(self, job: Job, program: str, image: Path, *, python: str = "", gpus: bool = False) -> None:
         self._job, self._program, self._image, self._python, self._gpus = job, program, image, python, gpus
         self.binds: list[Bind] = [Bind(job.place.root, writable=True)]
-        self._variables = job.place.scratch / f"launch-{secrets.token_hex(8)}"
-        for directory in (self.home, self._temporary):
+        self._told = job.place.scratch / "launch"
+        self._variables = self._told
+        for directory in (self.home, self._temporary, self._told):
             directory.mkdir(parents=True, exist_ok=True)
+        if ":" in str(self.home):
+            raise MachineError(f"{job.place.home} has a colon in it, which containers cannot have: see --working-dir")
 
     @property
     def home(self) -> Path:
@@ -108,6 +119,21 @@ class Container:
     @property
     def _temporary(self) -> Path:
         return self._job.place.scratch / "container"
+
+    def confine(self, *more: Bind) -> None:
+        """Leave nothing to an experiment with which it could lead the runner astray, once it reads or writes there.
+
+        Directories that are bound cannot be replaced by links, and the runner's own is read-only but for some.
+        """
+        place = self._job.place
+        labels = [path for path in sorted(place.root.iterdir()) if path.is_dir() and path != place.scratch]
+        own = [path for path in (place.scratch / "tmp", place.scratch / "venv", self.home, self._told) if path.exists()]
+        self.binds = [
+            *(Bind(path, writable=True) for path in (place.root, *labels)),
+            Bind(place.scratch),
+            *(Bind(path, writable=True) for path in own),
+            *more,
+        ]
 
     def run(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
         """See sandbox.base.Run. Raises MachineError when there is no container."""
@@ -124,23 +150,20 @@ class Container:
 
     def command(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> tuple[list[str], dict[str, str]]:
         """Return argv and environment of a program outside that runs this one inside."""
-        pairs = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())
-        self._variables.touch(mode=0o600)
-        self._variables.write_bytes(pairs)
+        self._variables = self._told / secrets.token_hex(8)  # which nobody inside can have put there
+        self._variables.touch(mode=0o600, exist_ok=False)
+        self._variables.write_bytes(b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items()))
         return [*self._exec(cwd), self._python, "-S", "-c", _LAUNCHER, str(self._variables), *argv], self._outside
 
     def status(self, status: int) -> int:
         """Return how the program inside ended, by how the one outside did. Raises MachineError if it never began."""
-        told = self._variables.with_name(f"{self._variables.name}.status")
         if self._variables.exists():
             self._variables.unlink()
             raise MachineError(f"{self._program} cannot start a container any more (exit status {status})")
         try:
-            status = int(told.read_text())
-            told.unlink()
+            return int(_first_bytes(self._variables.with_name(f"{self._variables.name}.status")))
         except (OSError, ValueError):  # the launcher was killed
             return _BY_SIGNAL - status if status > _BY_SIGNAL else status
-        return status
 
     def _exec(self, cwd: Path) -> list[str]:
         words = [self._program, "--silent", "exec", "--containall", "--pid", "--pwd", str(cwd)]
@@ -149,7 +172,7 @@ class Container:
             # Root may write to /proc/sys, which is the host's, even without capabilities.
             words += ["--no-privs", "--bind", "/proc/sys:/proc/sys:ro"]
         words += ["--nv"] if self._gpus else []
-        return [*words, *_bound(self.binds), str(self._image)]
+        return [*words, *(word for bind in self.binds for word in bind.option), str(self._image)]
 
     @property
     def _outside(self) -> dict[str, str]:
@@ -173,11 +196,10 @@ def for_program(job: Job, **more: str) -> dict[str, str]:
     return {**kept, **marks, **more}
 
 
-def _bound(binds: Iterable[Bind]) -> list[str]:
-    words = []
-    for bind in binds:
-        path = str(bind.path)
-        if set(path) & set(":,\\"):
-            raise MachineError(f"{path} cannot be seen in a container, since it has a colon, comma or backslash in it")
-        words += ["--bind", f"{path}:{path}" + ("" if bind.writable else ":ro")]
-    return words
+def _first_bytes(path: Path) -> bytes:
+    """Read a short file that may be anything, and may be meant to keep us waiting."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.read(descriptor, 10)
+    finally:
+        os.close(descriptor)

@@ -59,6 +59,7 @@ class Singularity:
                 f"requirements cannot be installed: the image's Python {self._python.version} lacks the modules venv "
                 "and ensurepip (Debian: install python3-venv in the image)"
             )
+        self._container.confine(*([Bind(self.shared.content)] if self.shared else []))
 
     def command(self) -> tuple[list[str], dict[str, str]]:
         """Return argv and environment of the container; the experiment's own are in it."""
@@ -103,14 +104,12 @@ class Singularity:
             self._container.binds += [Bind(venv.parent, writable=True), *files]
             inside = replace(self._job, run=self._container.run)
             Builder(inside, recipe, indexes, options=["--system-site-packages"]).build(venv)
-            del self._container.binds[1:]
             return installed(str(layer.site_packages(venv)))
 
         self.shared = environments.use(recipe.key(indexes), build)
         if self.built:
             options = self._job.order.options
             environments.tidy(age=options.environments_age, size=options.environments_size)
-        self._container.binds.append(Bind(self.shared.content))
         layer.lay(self.shared.content, self._own)
 
     def _indexes(self) -> tuple[Indexes, list[Bind]]:

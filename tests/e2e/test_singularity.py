@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,41 @@ def test_whatever_is_killed_nothing_goes_on_in_the_container(place: Containers, 
     assert place.waiting == ["message"]
 
 
+ASTRAY = """
+import json, os
+for what in ("output", "modeldir", "_runner"):
+    try:
+        os.rename(f"../{what}", f"../{what}.old")
+        os.symlink("/etc", f"../{what}")
+        print(what, "is replaced")
+    except OSError as error:
+        print(what, "stays:", error.strerror)
+try:
+    os.symlink("/etc/passwd", "../_runner/planted")
+except OSError as error:
+    print("_runner is", error.strerror)
+os.symlink("/etc/shadow", "../modeldir/shadow")
+open("../a:b,c/file", "w").write("odd")
+os.mkdir("../more")
+"""
+
+
+def test_code_inside_cannot_lead_the_runner_to_other_files_of_the_host(place: Containers) -> None:
+    message = place.wanting(ASTRAY)
+    message["experiment"]["artifacts"]["a:b,c"] = place.artifact("odd.tar", mutable=True)
+    place.publish(message)
+    runner = place.run("--max-attempts", "1")
+    place.settled()
+    assert runner.stop() == 0
+    said = place.output()
+    assert said.count("stays: Device or resource busy") == 3, said
+    assert "_runner is Read-only file system" in said
+    with tarfile.open(place.store / "experiments/demo/modeldir.tar") as stored:
+        assert stored.getmember("shadow").issym()
+    with tarfile.open(place.store / "odd.tar") as stored:
+        assert stored.getnames() == ["file"]
+
+
 def test_requirements_go_over_the_images_packages_and_are_installed_once(place: Containers) -> None:
     script = "import apple, inside, sys; print(apple.version, apple.__file__.startswith(sys.prefix), inside.where)"
     with serving() as server:
@@ -200,7 +236,7 @@ def test_a_name_in_a_registry_is_what_it_stands_for_at_the_time(
         digest = registry.push("lab/python", "1", root_file_system, ["PATH=/usr/bin:/bin", f"FLAVOUR={flavour}"])
         for key in (flavour, f"{flavour}2"):
             place.publish(wanting(key))
-            place.settled()
+            place.settled(120)
             assert f"{flavour} /usr/bin:/usr/bin:/bin" in place.output(key), place.output(key)
             assert (digest in place.output(key)) == (key == flavour), "it is pulled once"
     place.publish(wanting("needy", pythonenv=["six"]))

@@ -114,16 +114,6 @@ pathlib.Path("../modeldir/asked").write_text(str(len(asked)))
 """
 
 
-def test_the_time_limit_asks_it_to_end_once_and_leaves_nothing(place: Containers) -> None:
-    place.publish(place.wanting(STUBBORN, max_duration="2s"))
-    runner = place.run("--max-attempts", "1")
-    place.settled()
-    assert runner.stop() == 0
-    assert "it was stopped at its time limit (max_duration 2s)" in place.output()
-    assert place.result("modeldir", "asked") == b"1"
-    assert not place.experiments()
-
-
 def command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
 
@@ -135,16 +125,32 @@ def attempt_of(pid: int) -> int:
     return pid
 
 
-@pytest.mark.parametrize("whom", ["attempt", "runner"])
-def test_whatever_is_killed_nothing_goes_on_in_the_container(place: Containers, whom: str) -> None:
-    place.publish(place.wanting(STUBBORN))
-    runner = place.run("--limit-tasks", "1")
+def running(place: Containers) -> int:
+    """Wait for the experiment's child, and return its process."""
 
     def sleepers() -> list[int]:
         return [pid for pid in place.experiments() if "time.sleep(600)" in command(pid)]
 
-    (sleeper,) = until(sleepers, "it runs, and its child")
-    os.kill(attempt_of(sleeper) if whom == "attempt" else runner.process.pid, signal.SIGKILL)
+    return until(sleepers, "it runs, and its child", 120)[0]
+
+
+def test_a_stop_asks_it_to_end_once_and_leaves_nothing(place: Containers) -> None:
+    place.publish(place.wanting(STUBBORN))
+    runner = place.run("--grace-period", "0s")
+    running(place)
+    assert runner.stop() == 0
+    assert "running\n" in place.output()
+    assert place.result("modeldir", "asked") == b"1"
+    assert not place.experiments()
+    assert place.waiting == ["message"]
+
+
+@pytest.mark.parametrize("whom", ["attempt", "runner"])
+def test_whatever_is_killed_nothing_goes_on_in_the_container(place: Containers, whom: str) -> None:
+    place.publish(place.wanting(STUBBORN))
+    runner = place.run("--limit-tasks", "1")
+    child = running(place)
+    os.kill(attempt_of(child) if whom == "attempt" else runner.process.pid, signal.SIGKILL)
     until(lambda: not place.experiments(), "all is gone", 10)
     if whom == "attempt":
         assert runner.ended() == 0

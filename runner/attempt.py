@@ -30,6 +30,8 @@ from runner.record import Bookkeeping
 from runner.retry import Patience
 from runner.sandbox.base import Job, Sandbox, user_of
 from runner.sandbox.process import Confines
+from runner.sandbox.references import LABEL as IMAGE
+from runner.sandbox.singularity import Singularity
 from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
@@ -91,7 +93,7 @@ class Attempt:
                 console = stack.enter_context(
                     Console(self._log_path(), self._hear, most=self._order.options.max_output)
                 )
-                self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
+                self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL, IMAGE)))
                 programs = Programs(
                     self._loop, self._watch, console, apart=self._order.reported, confines=self._confines()
                 )
@@ -135,8 +137,6 @@ class Attempt:
     def _fetch(self, *labels: str) -> None:
         """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
         self._enter("fetch")
-        if "_singularity" in self._request.artifacts:
-            raise MachineError("it wants a Singularity container, which this version cannot run yet")
         for label in labels:
             if label in self._request.artifacts:
                 self._artifacts.fetch(self._request.artifacts[label], self._stores, self._watch.check)
@@ -162,7 +162,7 @@ class Attempt:
         if user := user_of(self._order):
             self._give(user)
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
-        sandbox = VirtualEnvironment(job)
+        sandbox = sandbox_for(job, self._stores)
         sandbox.prepare()
         self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
@@ -180,7 +180,7 @@ class Attempt:
         self._metadata.add(start_time=stamp())
         usage = self._usage = self._measured(console)
         try:
-            status = programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage))
+            status = sandbox.status(programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage)))
         finally:
             usage.end()
         if status:
@@ -285,6 +285,11 @@ def _late(wanted: request.Request, began: float) -> ExperimentError:
     which = ", ".join(limits) or "96h, since the message sets none"
     word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
     return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
+
+
+def sandbox_for(job: Job, stores: Stores) -> VirtualEnvironment | Singularity:
+    """Return the kind of sandbox that a message asks for."""
+    return Singularity(job, stores) if IMAGE in job.request.artifacts else VirtualEnvironment(job)
 
 
 def store_options(order: Order) -> StoreOptions:

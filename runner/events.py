@@ -53,6 +53,7 @@ class Options:
     hang_timeout: float = 0.0
     nice: int = 0
     run_as: str = ""
+    singularity: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Order:
     """What one attempt is to do: the request as its message had it, and what it was granted.
 
     ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
-    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
-    lines of the output are wanted as events. ``gpus`` are the UUIDs of the cards that it has got.
+    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version; both are "" where a
+    container has its own. ``reported``: the lines of the output are wanted as events. ``gpus`` are the UUIDs of the
+    cards that it has got.
     """
 
     document: Mapping[str, Any] = field(repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner import envelope, request
@@ -12,7 +11,8 @@ from runner.machine.allocate import Allocator, Need
 from runner.machine.gpus import Wish
 from runner.queues.base import Delivery
 from runner.request import Request
-from runner.sandbox import interpreters
+from runner.sandbox import containers, interpreters, references
+from runner.sandbox.interpreters import Interpreter
 from runner.settings import Settings
 
 
@@ -26,10 +26,10 @@ class Received:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request, and what it gets of this machine."""
+    """A request, and what it gets of this machine; no interpreter where a container has its own."""
 
     need: Need
-    interpreter: interpreters.Interpreter
+    interpreter: Interpreter | None
 
 
 def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Received:
@@ -47,7 +47,7 @@ def read(delivery: Delivery, envelopes: Envelopes, settings: Settings) -> Receiv
     return Received(wanted, name)
 
 
-def plan(wanted: Request, queue: str, allocator: Allocator, python_dirs: Sequence[str] = ()) -> Plan:
+def plan(wanted: Request, queue: str, allocator: Allocator, settings: Settings) -> Plan:
     """Say what the request gets. Raises MachineError when this machine could never run it."""
     asked = wanted.resources
     # Who names only a number of cards wants some of each.
@@ -57,4 +57,17 @@ def plan(wanted: Request, queue: str, allocator: Allocator, python_dirs: Sequenc
     if not allocator.could_ever(need):
         offered = allocator.offered(need)
         raise MachineError(f"experiment {wanted.key!r} needs {need}, but this runner has {offered} to give at most")
-    return Plan(need, interpreters.find(wanted.pythonver, more=python_dirs))
+    return Plan(need, interpreter(wanted, settings))
+
+
+def interpreter(wanted: Request, settings: Settings) -> Interpreter | None:
+    """Return the Python that the request names, None when its container has one.
+
+    Raises MachineError when it is not there, or the container is none that can and may run here.
+    """
+    image = wanted.artifacts.get(references.LABEL)
+    if image is None:
+        return interpreters.find(wanted.pythonver, more=settings.python_dirs)
+    references.check(image, settings.singularity_allow)
+    containers.find(settings.singularity)
+    return None

@@ -9,18 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from runner import envelope, request
+from runner import envelope, intake, request
 from runner.archive import Budget
 from runner.artifacts import Artifacts
-from runner.attempt import store_options
+from runner.attempt import sandbox_for, store_options
 from runner.errors import ConfigError, MachineError
 from runner.events import Options, Order
 from runner.place import Place, make_home, placed
 from runner.private_keys import PrivateKeys
 from runner.request import Request
-from runner.sandbox import interpreters
 from runner.sandbox.base import Job
-from runner.sandbox.venv import VirtualEnvironment
 from runner.settings import Settings, read
 from runner.storage.stores import Stores
 from runner.units import format_duration
@@ -51,13 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     with placed(settings.home, wanted.key, keep=False) as place:
         _fetch_workspace(wanted, order, place)
-        sandbox = VirtualEnvironment(Job(wanted, order, place, _run, _say, time.sleep))
+        stores = Stores(store_options(order), sleep=time.sleep)
+        sandbox = sandbox_for(Job(wanted, order, place, _run, _say, time.sleep), stores)
         sandbox.prepare()
     how = f"built in {format_duration(round(time.monotonic() - began, 1))}" if sandbox.built else "there already"
-    assert sandbox.shared is not None  # noqa: S101 -- prepared above
+    if sandbox.shared is None:
+        _say(f"experiment {wanted.key!r} needs nothing but its image, which is here")
+        return 0
     _say(
-        f"the environment of experiment {wanted.key!r} is {how}: Python {order.version} with "
-        f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.venv}"
+        f"the environment of experiment {wanted.key!r} is {how}: Python {sandbox.version} with "
+        f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.content}"
     )
     return 0
 
@@ -81,15 +82,15 @@ def _content(name: str) -> bytes:
 
 def _order(wanted: Request, settings: Settings) -> Order:
     given = {field.name: getattr(settings, field.name) for field in fields(Options) if hasattr(settings, field.name)}
-    interpreter = interpreters.find(wanted.pythonver, more=settings.python_dirs)
+    interpreter = intake.interpreter(wanted, settings)
     return Order(
         document=wanted.document,
         queue="",
         failures=0,
         redeliveries=None,
         allowed=1,
-        python=str(interpreter.path),
-        version=str(interpreter),
+        python=str(interpreter.path) if interpreter else "",
+        version=str(interpreter or ""),
         reported=False,
         options=Options(**{**given, "home": str(settings.home), "file_roots": settings.file_root}),
         gpus=("any",) if wanted.resources.gpus or wanted.resources.gpu_count else (),

@@ -115,9 +115,10 @@ def _hoards(settings: Settings) -> dict[str, Hoard]:
         cache.shrink(settings.cache_size)
         if cache.root.stat().st_dev == settings.home.stat().st_dev:
             hoards["cache"] = cache
-    environments = Environments(settings.home)
-    environments.tidy(age=settings.environments_age, size=settings.environments_size)
-    hoards["environments"] = environments
+    for kind in ("images", "environments"):
+        kept = Environments(settings.home, kind)
+        kept.tidy(age=settings.environments_age, size=settings.environments_size)
+        hoards[kind] = kept
     return hoards
 
 

@@ -106,6 +106,23 @@ def _uv(value: str) -> str:
     return str(path.absolute())
 
 
+def _container_program(value: str) -> str:
+    path = Path(value).expanduser()
+    if value != "auto" and (not os.access(path, os.X_OK) or path.is_dir()):
+        raise ValueError(f"is {value!r}, but must be auto, or the path of apptainer or singularity")
+    return value if value == "auto" else str(path.absolute())
+
+
+def _references(value: str) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if word != "*" and "://" not in word:
+            raise ValueError(f"is {word!r}, but must be the reference of an image, such as docker://python:3.11")
+        if "*" in word[:-1]:
+            raise ValueError(f"is {word!r}, but a * can only stand at its end")
+    return words
+
+
 def _queues(value: str) -> tuple[str, ...]:
     names = _words(value)
     if reserved := [name for name in names if name.endswith("_response")]:
@@ -222,13 +239,13 @@ class EnvironmentSettings(HomeSettings):
     )
     environments_size: int = option(
         50 * 1000**3,
-        "largest size of all built environments; those used longest ago go first [50gb; 0: any]",
+        "largest size of all built environments, and of all images; those used longest ago go first [50gb; 0: any]",
         parse_size,
         metavar="SIZE",
     )
     environments_age: float = option(
         30 * 86400.0,
-        "how long an environment is kept that nobody uses [30d; 0: for ever]",
+        "how long an environment or image is kept that nobody uses [30d; 0: for ever]",
         parse_duration,
         metavar="DURATION",
     )
@@ -323,6 +340,21 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     )
     cache_size: int = option(0, "the most disk that it may take, at least 1 GB", _cache_size, metavar="SIZE")
 
+    singularity: str = option(
+        "auto",
+        "the program that runs containers: auto (apptainer or singularity, if there is one), or its path",
+        _container_program,
+        metavar="PROGRAM",
+    )
+    singularity_allow: tuple[str, ...] = option(
+        (),
+        "container images that messages may name in _singularity: whole references, or beginnings with a * after them, "
+        "docker://ghcr.io/mylab/*,s3://minio:9000/images/*; dockerhub:// is docker:// [none]",
+        _references,
+        metavar="IMAGE,…",
+        many=True,
+    )
+
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
     max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
@@ -388,6 +420,8 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
             found.append(
                 f"--cache-dir is {self.cache_dir!r}, which is not a directory: create it, or give --cache-create"
             )
+        if self.run_as and self.singularity_allow:
+            found.append("--run-as is not for containers: start the whole runner as that user, or allow no images")
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found

@@ -284,7 +284,7 @@ class Supervisor:
             received = intake.read(delivery, self._parts.envelopes, self._settings)
             if self._known(received, server, delivery):
                 return
-            plan = intake.plan(received.request, delivery.queue, self._allocator, self._settings.python_dirs)
+            plan = intake.plan(received.request, delivery.queue, self._allocator, self._settings)
             if self._queues.fits(delivery.queue, plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
                 self._start(received, plan, server, delivery)
@@ -341,8 +341,8 @@ class Supervisor:
             failures=failures,
             redeliveries=delivery.redeliveries,
             allowed=self._settings.max_attempts,
-            python=str(plan.interpreter.path),
-            version=str(plan.interpreter),
+            python=str(plan.interpreter.path) if plan.interpreter else "",
+            version=str(plan.interpreter or ""),
             reported=stream.heard,
             options=self._options(),
             gpus=tuple(grant.uuid for grant in allocation.gpus),
@@ -378,6 +378,7 @@ class Supervisor:
             hang_timeout=given.hang_timeout,
             nice=given.nice,
             run_as=given.run_as,
+            singularity=given.singularity,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

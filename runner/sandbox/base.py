@@ -60,5 +60,8 @@ class Sandbox(Protocol):
     def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         """Return argv and environment of the experiment; to be started in the workspace."""
 
+    def status(self, status: int) -> int:
+        """Return the experiment's exit status, negative for a signal, by that of the program that ``command`` named."""
+
     def packages(self) -> list[dict[str, Any]]:
         """Return what is installed, as ``pipdeptree --json`` would list it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -46,11 +47,13 @@ with open(sys.argv[1], "w") as file:
 class Builder:
     """Carries a recipe out. All programs run through ``job.run``, which may as well run them in a container.
 
-    ``uv`` is its path, "" for pip alone.
+    ``uv`` is its path, "" for pip alone. ``options`` are for Python's venv.
     """
 
-    def __init__(self, job: Job, recipe: Recipe, indexes: Indexes, *, uv: str = "") -> None:
-        self._job, self._recipe, self._indexes, self._uv = job, recipe, indexes, uv
+    def __init__(
+        self, job: Job, recipe: Recipe, indexes: Indexes, *, uv: str = "", options: Sequence[str] = ()
+    ) -> None:
+        self._job, self._recipe, self._indexes, self._uv, self._options = job, recipe, indexes, uv, options
         self._user = user_of(job.order)
         self._patience = Patience(job.order.options.index_patience, first=1.0)
 
@@ -70,7 +73,7 @@ class Builder:
         venv.mkdir()
         if self._user:
             give(venv, self._user)
-        argv = [self._recipe.python, "-m", "venv", *options, str(venv)]
+        argv = [self._recipe.python, "-m", "venv", *self._options, *options, str(venv)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(
                 f"{self._recipe.python} cannot make virtual environments, its output says why "
@@ -119,6 +122,7 @@ class Builder:
 
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
+        path.unlink(missing_ok=True)  # packages of the list before may have put a link there
         path.write_text("\n".join(each.requirements) + "\n")
         return path
 

@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parent
 
 PURE = (
     *("requests", "urllib3", "certifi", "idna", "charset-normalizer", "pika"),
-    *("botocore", "jmespath", "python-dateutil", "six", "typing-extensions"),
+    *("botocore", "jmespath", "python-dateutil", "six", "typing-extensions", "nvidia-ml-py"),
 )
 """Distributions that are installed as pure Python."""
 
 CONTENT = {
     *("runner", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "pika"),
-    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "native"),
+    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "pynvml.py", "native"),
 }
 """What must be at the top of the file, and all that may be."""
 
@@ -123,6 +123,8 @@ def _strip(site: Path) -> None:
     for service in (site / "botocore" / "data").iterdir():
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
+    # NVIDIA's show how the library is used.
+    (site / "example.py").unlink()
     # Certifi's are used.
     (site / "botocore" / "cacert.pem").unlink()
     for library in site.rglob("*.so"):

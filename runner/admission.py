@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from runner.errors import MachineError
-from runner.machine.allocate import Allocator, Resources
+from runner.machine.allocate import Allocator, Need
 from runner.queues.base import QueueServer
 from runner.reasons import Reasons
 
@@ -35,7 +35,7 @@ class _State:
 
     pauses: int = 0
     not_before: float = 0.0
-    held_for: Resources | None = None
+    held_for: Need | None = None
     held_until: float = 0.0
     starved_since: float | None = None
     used: float = 0.0
@@ -77,13 +77,17 @@ class Queues:
         state, now = self._state(queue), self.clock()
         if now < state.not_before:
             return False
-        if state.held_for and (now >= state.held_until or self.allocator.fits(state.held_for)):
+        if state.held_for and (now >= state.held_until or self.fits(queue, state.held_for)):
             state.held_for = None
         if adopting:
             return True
         if state.held_for:
             return False
         return self._in_turn(queue, state)
+
+    def fits(self, queue: str, need: Need) -> bool:
+        """Say whether so much is free for a queue: GPUs may be kept for one that waits long for more of them."""
+        return self.allocator.fits(need) and not (need.gpus and self._gpus_kept(queue))
 
     def asked(self, queue: str, *, took: bool) -> None:
         """A queue was asked: it gave a message or listens."""
@@ -100,14 +104,16 @@ class Queues:
         """A queue is not listened to."""
         self._state(queue).asked_since = None
 
-    def hold(self, queue: str, need: Resources) -> None:
+    def hold(self, queue: str, need: Need) -> None:
         """The queue's first message needs more than is free just now."""
         state = self._state(queue)
         state.held_for, state.held_until = need, self.clock() + _HELD
         if state.starved_since is None:
             state.starved_since = self.clock()
-        lacking = self.allocator.lacking(need)
-        self.reasons.tell(queue, f"its first message waits for resources: it needs {lacking}")
+        if lacking := self.allocator.lacking(need):
+            self.reasons.tell(queue, f"its first message waits for resources: it needs {lacking}")
+        else:
+            self.reasons.tell(queue, "the free GPUs are kept for another queue, which has waited longer")
 
     def pause(self, queue: str, why: MachineError | str, *, logged: bool = False) -> None:
         """The queue's first message cannot run here: leave it to others for a while; ``logged``: that was said."""
@@ -118,7 +124,7 @@ class Queues:
         until = datetime.now().astimezone() + timedelta(seconds=pause)
         self.reasons.tell(queue, f"{why}", f"it is left to others until {until:%H:%M:%S}", logged=logged)
 
-    def started(self, queue: str, need: Resources) -> None:
+    def started(self, queue: str, need: Need) -> None:
         """An attempt at one of the queue's messages starts."""
         self._count()
         state = self._state(queue)
@@ -126,7 +132,7 @@ class Queues:
         state.starved_since = None
         self.reasons.clear(queue)
 
-    def ended(self, queue: str, need: Resources, *, well: bool) -> None:
+    def ended(self, queue: str, need: Need, *, well: bool) -> None:
         """An attempt is over; ``well``: it was this machine's business, and done."""
         self._count()
         state = self._state(queue)
@@ -141,6 +147,11 @@ class Queues:
                 server.rest(queue)
                 self.rested(queue)
 
+    def _gpus_kept(self, queue: str) -> bool:
+        now, share = self.clock(), self._state(queue).share
+        others = [other for name, other in self._states.items() if name != queue and other.share < share]
+        return any(other.held_for and other.held_for.gpus and _kept_free(now, other.starved_since) for other in others)
+
     def _in_turn(self, queue: str, state: _State) -> bool:
         """Leave room for the queues that have used less, and are about to answer or starve."""
         free, now = self.allocator.free.cpus, self.clock()
@@ -149,7 +160,11 @@ class Queues:
                 continue
             if other.asked_since is not None and now - other.asked_since < _ANSWER:
                 free -= 1
-            if other.held_for and _kept_free(now, other.starved_since):
+            if (
+                other.held_for
+                and not self.allocator.lacks_only_gpus(other.held_for)
+                and _kept_free(now, other.starved_since)
+            ):
                 self.reasons.tell(queue, f"queue {name} comes first, whose experiment needs {other.held_for}")
                 return False
         return free > 0

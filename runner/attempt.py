@@ -29,8 +29,11 @@ from runner.place import Place
 from runner.program import Programs
 from runner.record import Bookkeeping
 from runner.retry import Patience
-from runner.sandbox.base import Job, Sandbox
+from runner.sandbox.base import Job, Sandbox, user_of
 from runner.sandbox.process import Confines
+from runner.sandbox.references import LABEL as IMAGE
+from runner.sandbox.singularity import Singularity
+from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
@@ -41,6 +44,9 @@ from runner.watch import Orphaned, Watch
 from runner.worker import Worker
 
 log = logging.getLogger(__name__)
+
+# How long at most to wait for word of the GPUs, in seconds.
+_GPU_PATIENCE = 15.0
 
 
 class Attempt:
@@ -90,7 +96,7 @@ class Attempt:
                 self._fetch(METADATA, LOG_LABEL)
                 most = self._order.options.max_output
                 console = stack.enter_context(Console(self._log_path(), self._hear, most=most, secrets=self._secrets))
-                self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL)))
+                self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL, IMAGE)))
                 programs = Programs(
                     self._loop, self._watch, console, apart=self._order.reported, confines=self._confines()
                 )
@@ -100,7 +106,7 @@ class Attempt:
             except Orphaned:
                 raise
             except RunnerError as failure:
-                finished = verdict.judge(self._name, self._disk.blame(failure), self._phase)
+                finished = verdict.judge(self._name, self._blame_gpus(self._disk.blame(failure)), self._phase)
             finished = self._without_secrets(finished)
             self._tell_all(finished, console)
             return self._return(finished)
@@ -116,8 +122,8 @@ class Attempt:
             return None
         entries = Entries(Path(given.cache_dir), given.cache_size, pause=self._watch.pause)
         tell: Callable[[str, str, bool], None] = lambda *words: self._tell(events.Cached(*words))  # noqa: E731
-        # In debug mode, directories are left behind for people to look at.
-        return Cache(entries, self._place.scratch, tell, lending=not given.debug)
+        # In debug mode, directories are left behind for people to look at; those of another user are not as they were.
+        return Cache(entries, self._place.scratch, tell, lending=not (given.debug or given.run_as))
 
     @property
     def _name(self) -> str:
@@ -135,8 +141,6 @@ class Attempt:
     def _fetch(self, *labels: str) -> None:
         """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
         self._enter("fetch")
-        if "_singularity" in self._request.artifacts:
-            raise MachineError("it wants a Singularity container, which this version cannot run yet")
         for label in labels:
             if label in self._request.artifacts:
                 self._artifacts.fetch(self._request.artifacts[label], self._stores, self._watch.check)
@@ -159,11 +163,20 @@ class Attempt:
         if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
             raise ExperimentError(f"the workspace has no file {self._request.filename!r}", verdict="artifact")
         self._enter("prepare")
+        if user := user_of(self._order):
+            self._give(user)
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
-        sandbox = VirtualEnvironment(job)
+        sandbox = sandbox_for(job, self._stores)
         sandbox.prepare()
         self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
+
+    def _give(self, user: User) -> None:
+        """Make the user's own what an experiment may change: artifacts, but for the metadata, and temporary files."""
+        labels = {"workspace", *self._request.artifacts} - {METADATA}
+        for directory in (*map(self._place.label, labels), self._place.scratch / "tmp"):
+            if directory.exists():
+                give(directory, user)
 
     def _execute(self, programs: Programs, sandbox: Sandbox, console: Console) -> None:
         self._enter("run")
@@ -171,7 +184,7 @@ class Attempt:
         self._metadata.add(start_time=stamp())
         usage = self._usage = self._measured(console)
         try:
-            status = programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage))
+            status = sandbox.status(programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage)))
         finally:
             usage.end()
         if status:
@@ -183,7 +196,21 @@ class Attempt:
         return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
 
     def _confines(self) -> Confines:
-        return Confines(nice=self._order.options.nice, largest_file=self._order.options.max_file_size)
+        given = self._order.options
+        return Confines(given.nice, given.max_file_size, given.max_processes, user_of(self._order))
+
+    def _blame_gpus(self, error: RunnerError) -> RunnerError:
+        """Ask the supervisor, who looks after the GPUs, whether it is one of theirs that the experiment failed by."""
+        if self._phase != "run" or not self._order.gpus or not isinstance(error, ExperimentError):
+            return error
+        self._tell(events.Failing())
+        try:
+            self._watch.await_gpus(_GPU_PATIENCE)
+        except Orphaned:
+            raise
+        except RunnerError as broke:
+            return broke
+        return error
 
     def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
@@ -265,6 +292,11 @@ def _late(wanted: request.Request, began: float) -> ExperimentError:
     which = ", ".join(limits) or "96h, since the message sets none"
     word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
     return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
+
+
+def sandbox_for(job: Job, stores: Stores) -> VirtualEnvironment | Singularity:
+    """Return the kind of sandbox that a message asks for."""
+    return Singularity(job, stores) if IMAGE in job.request.artifacts else VirtualEnvironment(job)
 
 
 def store_options(order: Order) -> StoreOptions:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner import events
 from runner.errors import MachineError
-from runner.events import Event, Finished, Order
+from runner.events import Event, Finished, GpuState, Order
 from runner.loop import Loop
 from runner.redaction import secrets_of_variable
 from runner.sandbox.process import signal_group
@@ -51,11 +51,20 @@ class Child:
 
     def begin(self, order: Order) -> None:
         """Hand over the order, once; the loop sends what the pipe does not take at once."""
-        self._unsent = order.to_line()
         os.set_blocking(self._orders, False)
-        self._send()
-        if self._unsent:
-            self._loop.add_handler(self._orders, lambda *_: self._send(), self._loop.WRITE)
+        self._say(order.to_line())
+
+    def tell_gpus(self, state: GpuState) -> None:
+        """Tell the attempt, which has its order, how its GPUs are."""
+        self._say(state.to_line())
+
+    def _say(self, line: bytes) -> None:
+        waiting = bool(self._unsent)
+        self._unsent += line
+        if not waiting:
+            self._send()
+            if self._unsent:
+                self._loop.add_handler(self._orders, lambda *_: self._send(), self._loop.WRITE)
 
     @property
     def _orders(self) -> int:

@@ -16,6 +16,7 @@ _USAGE = """studio-runner [option ...]
        studio-runner explain [option ...] QUEUE
        studio-runner prepare [option ...] MESSAGE.json
        studio-runner listen [option ...] QUEUE
+       studio-runner keys [option ...] QUEUE ...
        studio-runner --version
 
 Runs StudioML experiments from queues until it is told to stop, or submits one (see `studio-runner submit --help`).
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "listen": _listen,
         "explain": _explain,
         "prepare": _prepare,
+        "keys": _keys,
         "--version": _version,
     }
     try:
@@ -81,6 +83,12 @@ def _prepare(words: list[str]) -> int:
 
     log.start(log.level_of(os.environ.get("LOGXI", "")))
     return prepare(words)
+
+
+def _keys(words: list[str]) -> int:
+    from runner.keygen import main as keys  # noqa: PLC0415
+
+    return keys(words)
 
 
 def _listen(words: list[str]) -> int:

@@ -10,10 +10,11 @@ import os
 import resource
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from runner.masking import Secrets
+from runner.private_keys import KEY, KEYS, PASSPHRASE, PASSPHRASES
 from runner.redaction import secrets_of, secrets_of_variable
+from runner.settings import Settings
 
 _PR_SET_DUMPABLE = 4
 # Where /proc/self/stat has arg_start, arg_end, env_start and env_end, counted from the state: proc(5).
@@ -33,8 +34,8 @@ def close_memory() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def own_secrets(settings: Any, environ: Mapping[str, str]) -> Secrets:
-    """Return all secrets that the options (a dataclass) hold or name, and those of the environment.
+def own_secrets(settings: Settings, environ: Mapping[str, str]) -> Secrets:
+    """Return all secrets that the options hold or name, and those of the environment.
 
     Variables that messages may read are none.
     """
@@ -72,15 +73,16 @@ def _is_file(value: str) -> bool:
     return value.startswith("/") and Path(value).exists()
 
 
-def _of_options(settings: Any) -> Iterator[str]:
+def _of_options(settings: Settings) -> Iterator[str]:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, str) and not _is_file(value):
             yield from secrets_of({field.name: os.path.expandvars(value)})
-    named = {name: getattr(settings, name, "") for name in ("encrypt_dir", "s3_key", "google_credentials", "sqs_certs")}
-    if named["encrypt_dir"]:
-        yield from _of_key(Path(named["encrypt_dir"], "encryption", "ssh-privatekey"))
-        yield _content(Path(named["encrypt_dir"], "passphrase", "ssh-passphrase")).strip()
+    for path in sorted((settings.private_keys / KEYS).glob(f"{KEY}*")):
+        yield from _of_key(path)
+    for path in sorted((settings.private_keys / PASSPHRASES).glob(f"{PASSPHRASE}*")):
+        yield _content(path).strip()
+    named = {name: getattr(settings, name) for name in ("s3_key", "google_credentials", "sqs_certs")}
     if named["s3_key"]:
         yield from _of_key(Path(named["s3_key"]))
     if named["google_credentials"]:

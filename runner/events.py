@@ -1,7 +1,8 @@
 """The contract between the supervisor and the process of one attempt.
 
-In: one Order, a line of JSON on the attempt's standard input, which then stays open: its end means that the supervisor
-is gone. Out: events, each a line of JSON on the descriptor that ``--events FD`` names. At the end: the exit status.
+In: one Order, a line of JSON on the attempt's standard input, which then stays open for lines with a GpuState; its end
+means that the supervisor is gone. Out: events, each a line of JSON on the descriptor that ``--events FD`` names. At the
+end: the exit status.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Options:
     max_output: int = 0
     hang_timeout: float = 0.0
     nice: int = 0
+    run_as: str = ""
+    singularity: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,10 @@ class Order:
     """What one attempt is to do: the request as its message had it, and what it was granted.
 
     ``failures`` counts the attempts that this runner saw fail, ``redeliveries`` what the broker counts; ``allowed`` is
-    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version. ``reported``: the
-    lines of the output are wanted as events. ``fingerprints`` are those of the runner's secrets, which an attempt can
-    recognise and does not have (see masking.py). ``variables`` are those that installers want, passwords included.
+    how many attempts may fail. ``python`` is the interpreter's path, ``version`` its full version; both are "" where a
+    container has its own. ``reported``: the lines of the output are wanted as events. ``gpus`` are the UUIDs of the
+    cards that it has got. ``fingerprints`` are those of the runner's secrets, which an attempt can recognise and does
+    not have (see masking.py). ``variables`` are those that installers want, passwords included.
     """
 
     document: Mapping[str, Any] = field(repr=False)
@@ -75,6 +79,7 @@ class Order:
     version: str
     reported: bool
     options: Options
+    gpus: tuple[str, ...] = ()
     fingerprints: tuple[tuple[str | int, ...], ...] = field(default=(), repr=False)
     variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -98,10 +103,30 @@ class Order:
             members = json.loads(line)
             options = members.pop("options")
             lists = {name: tuple(options[name]) for name in ("file_roots", "env_allow")}
+            members["gpus"] = tuple(members["gpus"])
             members["fingerprints"] = tuple(map(tuple, members["fingerprints"]))
             return cls(**members, options=Options(**{**options, **lists}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ContractError(f"the supervisor's order cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class GpuState:
+    """What is wrong with the attempt's GPUs, "" when nothing is: told when one breaks, and in answer to Failing."""
+
+    fault: str
+
+    def to_line(self) -> bytes:
+        """Write it down."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> GpuState:
+        """Raise ContractError on anything that to_line did not make."""
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ContractError(f"the supervisor's word cannot be read: {error}") from error
 
 
 class ContractError(RunnerError):
@@ -195,6 +220,13 @@ _FAULTS = {
 
 
 @dataclass(frozen=True)
+class Failing:
+    """The experiment failed, and had GPUs: the attempt waits for a GpuState, for it may be their doing."""
+
+    kind: ClassVar[str] = "failing"
+
+
+@dataclass(frozen=True)
 class Finished:
     """How the attempt ended, and the one sentence that says so.
 
@@ -221,13 +253,13 @@ class Finished:
     @property
     def fault(self) -> str:
         """Whose doing it was; "" when nothing went wrong."""
-        return _FAULTS.get(self.outcome, "")
+        return "machine" if self.verdict == "gpu" else _FAULTS.get(self.outcome, "")
 
 
-Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Finished
+Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Failing | Finished
 
 _KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Started, Line, Checkpoint, Finished)
+    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Started, Line, Checkpoint, Failing, Finished)
 }
 
 

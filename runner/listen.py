@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from runner import log, strict_json
@@ -110,21 +109,11 @@ def _work_queue(name: str) -> str:
 
 def _opener(settings: ListenSettings) -> Callable[[bytes], bytes]:
     """Return what opens a sealed report. Raises ConfigError."""
-    from runner.sealing import open_sealed, read_private_key  # noqa: PLC0415 -- its libraries take a while
+    from runner.key_files import content, of_file, passphrase_of  # noqa: PLC0415 -- its libraries take a while
+    from runner.sealing import open_sealed, read_private_key  # noqa: PLC0415
 
-    passphrase = _content(settings.passphrase_file).rstrip(b"\r\n") if settings.passphrase_file else None
-    try:
-        key = read_private_key(_content(settings.private_key), passphrase)
-    except ConfigError as error:
-        raise ConfigError(f"{settings.private_key}: {error}") from error
-    return partial(open_sealed, key=key)
-
-
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    passphrase = passphrase_of(content(settings.passphrase_file)) if settings.passphrase_file else None
+    return partial(open_sealed, key=of_file(settings.private_key, lambda data: read_private_key(data, passphrase)))
 
 
 def _next(servers: Iterable[QueueServer], names: Sequence[str]) -> Delivery | None:

@@ -11,10 +11,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
+from typing import IO
 
 from runner.errors import ExperimentError, MachineError
-from runner.packing import Note, copy
+from runner.packing import SPARSE, Note, copy
 from runner.walking import Entry
 
 # Clocks of file systems tick slowly, some every two seconds: what was written within a tick before it was read may
@@ -55,13 +57,20 @@ class Manifest:
         Raises ExperimentError for what cannot be read.
         """
         files, changed = False, False
-        with self._path.open() as lines:
+        with self._stored() as lines:
             for entry in self._entries():
                 files = files or not stat.S_ISDIR(entry.status.st_mode)
                 changed = changed or not _same(entry, lines.readline())
                 if files and changed:
                     return True
             return files and lines.readline() != ""
+
+    def _stored(self) -> IO[str]:
+        """Open what was written down; an experiment may have removed it, and nothing is known to be stored then."""
+        try:
+            return self._path.open()
+        except FileNotFoundError:
+            return StringIO()
 
 
 def _line(entry: Entry, digest: str, now: int) -> str:
@@ -77,7 +86,7 @@ def _same(entry: Entry, line: str) -> bool:
         return False
     if not stat.S_ISREG(entry.status.st_mode) or stamp == _stamp(entry):
         return True
-    return bool(digest) and digest == _digest(entry)
+    return digest not in ("", SPARSE) and digest == _digest(entry)
 
 
 def _shape(entry: Entry) -> str:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from runner import sparse
 from runner.archive import compression_of
 from runner.errors import ExperimentError
 from runner.masking import NONE, Search, Secrets
 from runner.storage.base import CHUNK, Writer
 from runner.walking import Entry, members, open_file, unreadable
 
+SPARSE = "sparse"
+"""Instead of a digest, of a file that was packed without its holes: nobody should have to read all of them."""
+
 Note = Callable[[Entry, str], object]
-"""Told each member as it was packed, in order, with the SHA-256 of a file's content, "" for what has none."""
+"""Told each member as it was packed, with the SHA-256 of a file's content, SPARSE, or "" where it has none."""
 
 
 def unnoted(_entry: Entry, _digest: str) -> None:
@@ -30,9 +35,9 @@ def pack(
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
-    (NUL bytes take the place of what is gone). Sockets, pipes and devices are left out, hard links stay such. Raises
-    ExperimentError for what cannot be read, and for what has one of the ``barred`` secrets in it; errors of ``out``
-    pass through.
+    (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Sockets, pipes and devices are
+    left out, hard links stay such. Raises ExperimentError for what cannot be read, and for what has one of the
+    ``barred`` secrets in it; errors of ``out`` pass through.
     """
     kind = compression_of(name)
     mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
@@ -98,12 +103,25 @@ class _Packed:
             member.type, member.linkname, member.size = tarfile.LNKTYPE, known.name, 0
             self._finish(entry, member, digest)
             return
-        content = _Exactly(entry, file, Search(self._barred))
-        self._tar.addfile(member, cast("IO[bytes]", content))
-        digest = content.digest.hexdigest()
+        digest = self._add_content(entry, member, file)
         if entry.status.st_nlink > 1:
             self._linked[inode] = member, digest
         self._finish(entry, None, digest)
+
+    def _add_content(self, entry: Entry, member: tarfile.TarInfo, file: IO[bytes]) -> str:
+        """Add a file's content, without the holes in it; return its digest."""
+        found, search = sparse.pieces(file.fileno(), entry.status), Search(self._barred)
+        if found is None:
+            content = _Exactly(entry, file, search)
+            self._tar.addfile(member, cast("IO[bytes]", content))
+            return content.digest.hexdigest()
+        place = sparse.as_map(found, member.size)
+        member.pax_headers = sparse.headers(member.name, member.size)
+        member.size = len(place) + sum(length for _, length in found)
+        self._tar.format = tarfile.PAX_FORMAT  # only that has such headers
+        self._tar.addfile(member, cast("IO[bytes]", _Pieces(place, entry, file, found, search)))
+        self._tar.format = tarfile.GNU_FORMAT
+        return SPARSE
 
     def _finish(self, entry: Entry, member: tarfile.TarInfo | None, digest: str = "") -> None:
         if member:
@@ -135,6 +153,27 @@ class _Exactly:
     def read(self, size: int) -> bytes:
         data = _read(self._entry, self._file, size, self._search).ljust(size, b"\0")
         self.digest.update(data)
+        return data
+
+
+class _Pieces:
+    """A map of where a file's data is, and after it that data."""
+
+    def __init__(self, place: bytes, entry: Entry, file: IO[bytes], found: sparse.Pieces, search: Search) -> None:
+        self._entry, self._file, self._search = entry, file, search
+        self._read = itertools.chain([place], *(self._piece(*piece) for piece in found))
+        self._rest = b""
+
+    def _piece(self, start: int, length: int) -> Iterator[bytes]:
+        self._file.seek(start)
+        content = _Exactly(self._entry, self._file, self._search)
+        for size in itertools.chain([CHUNK] * (length // CHUNK), [length % CHUNK]):
+            yield content.read(size)
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            self._rest += next(self._read)
+        data, self._rest = self._rest[:size], self._rest[size:]
         return data
 
 

@@ -53,14 +53,19 @@ class Place:
         return self.root / label
 
 
-def make_home(home: Path) -> None:
-    """Make the runner's root, for this user only. Raises ConfigError when it is somebody else's."""
+def make_home(home: Path, *, shared: bool = False) -> None:
+    """Make the runner's root, for this user only, unless others that work in it are to be ``shared`` the way through.
+
+    Raises ConfigError when it is somebody else's.
+    """
+    mode = 0o711 if shared else 0o700
     try:
         (home / "experiments").mkdir(parents=True, exist_ok=True, mode=0o700)
         status = home.lstat()
         if home.is_symlink() or status.st_uid != os.geteuid():
             raise ConfigError(f"{home} belongs to somebody else: name another place with --working-dir")
-        home.chmod(0o700)
+        for directory in (home, home / "experiments"):
+            directory.chmod(mode)
     except OSError as error:
         raise ConfigError(f"{home} cannot be used ({error.strerror}): name another place with --working-dir") from error
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner import strict_json
-from runner.errors import MachineError, RequestError
+from runner.errors import RequestError
 from runner.fields import (
     SHOWN,
     Fields,
@@ -38,7 +38,6 @@ __all__ = [
     "Record",
     "Request",
     "Resources",
-    "Sealed",
     "from_document",
     "is_envelope",
     "load",
@@ -64,10 +63,6 @@ _MOST_SECRETS, _MOST_OF_SECRETS = 2000, 256 * 1024
 _TOLD = 20
 # In seconds, where the message sets no limit.
 _DEFAULT_LIMIT = 96 * 3600.0
-
-
-class Sealed(MachineError):
-    """The message is an envelope, which has to be opened before there is a request."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,8 @@ class Request:
         return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
     @property
-    def _end_of_life(self) -> float:
+    def end_of_life(self) -> float:
+        """When the experiment must not run any more; it may be infinite."""
         if self.lifetime is None or self.time_added is None:
             return math.inf
         return self.time_added + self.lifetime
@@ -126,16 +122,16 @@ class Request:
     def deadline(self, started: float) -> float:
         """Return when an attempt that began at ``started`` has to end."""
         attempt = math.inf if self.max_duration is None else started + self.max_duration
-        end = min(attempt, self._end_of_life)
+        end = min(attempt, self.end_of_life)
         return started + _DEFAULT_LIMIT if math.isinf(end) else end
 
     def expired(self, now: float) -> bool:
         """Tell whether the experiment must not run any more."""
-        return now >= self._end_of_life
+        return now >= self.end_of_life
 
 
 def parse(body: bytes, *, allow_env_secrets: bool = False) -> Request:
-    """Read a message. Raises RequestError with all its faults, or Sealed.
+    """Read a message that is not encrypted. Raises RequestError with all its faults.
 
     ``allow_env_secrets``: AWS keys in ``config.env`` may stand in for credentials that the message does not have.
     """
@@ -163,7 +159,7 @@ def is_envelope(document: object) -> bool:
 def from_document(document: object, *, allow_env_secrets: bool = False) -> Request:
     """Read a message that is parsed already, by ``load`` or from what ``Request.document`` was. Raises as ``parse``."""
     if is_envelope(document):
-        raise Sealed("the message is encrypted, and this runner cannot open it")
+        raise RequestError("the message is an envelope, where a request is wanted: it has to be opened first")
     if not isinstance(document, dict) or not isinstance(document.get("experiment"), dict):
         raise RequestError("the message is JSON, but no request: it must be an object with an object named experiment")
     secrets = secrets_of(document)

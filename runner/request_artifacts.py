@@ -18,8 +18,8 @@ from runner.units import parse_duration
 _MOST_ARTIFACTS = 1000
 _DEFAULT_REGION = "us-west-1"
 _IMAGE_SCHEMES = ("shub", "docker", "dockerhub", "library")
-# A registry's host, a path, a tag, a digest: and never an option of a program that is given it.
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,1000}")
+# Becomes a word of a command: user/name:tag, host:5000/path/name@sha256:digest.
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]*")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,10 @@ def _artifact(given: Fields, label: str, stores: StoresOfRequest) -> Artifact | 
 def _location(given: Fields, name: str, label: str) -> Location | None:
     url = given.required(name)
     scheme, _, reference = url.partition("://")
-    if label == "_singularity" and scheme in _IMAGE_SCHEMES and _IMAGE.fullmatch(reference):
+    if label == "_singularity" and scheme in _IMAGE_SCHEMES:
+        if not _IMAGE.fullmatch(reference) or not _is_path(reference):
+            given.fault(name, f"must name an image: {scheme}://[HOST/]NAME[:TAG], without spaces or options")
+            return None
         return Location(scheme, "", "", reference)
     if not printable(url + given.text("bucket") + given.text("key")):
         given.fault(name, "has control characters in it, or bucket and key have")

@@ -10,9 +10,10 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Cached, Checkpoint, Event, Finished, Leased, Line, Phase, Started, Used
+from runner.events import Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
+from runner.intake import Received
 from runner.log import mask, unmask
-from runner.machine.allocate import Resources
+from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
 from runner.masking import Secrets
 from runner.place import Place, clear
@@ -30,11 +31,12 @@ class Running:
     """Whose message it is, what it holds, and since when (monotonic seconds).
 
     ``deliveries`` are all those of its one message, which a broker may have sent again; the first ones may be lost.
-    ``disk`` is what it is known to use, in bytes.
+    ``disk`` is what it is known to use, in bytes. ``doubted``: the attempt asks how its GPUs are. ``fault``: that is
+    how one of them broke, and it was told.
     """
 
-    request: Request
-    need: Resources
+    received: Received
+    allocation: Allocation
     server: QueueServer
     deliveries: list[Delivery]
     child: Child
@@ -45,15 +47,27 @@ class Running:
     leased: bool = False
     told_to_stop: bool = False
     disk: int = 0
+    doubted: bool = False
+    fault: str = ""
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
         mask(self.request.identity, Secrets.of(secrets_of(self.request.document)))
 
     @property
+    def request(self) -> Request:
+        """What the message asks for."""
+        return self.received.request
+
+    @property
     def queue(self) -> str:
         """The queue that the message came from."""
         return self.deliveries[0].queue
+
+    @property
+    def need(self) -> Need:
+        """What it asked for."""
+        return self.allocation.need
 
     @property
     def claim(self) -> Claim:
@@ -83,6 +97,12 @@ class Running:
         self.told_to_stop = True
         self.stream.stopping()
         self.child.stop()
+
+    def gpu_broke(self, fault: str) -> None:
+        """Have the attempt end, and not count."""
+        self.fault = fault
+        log.warning("%s is stopped: %s", self, fault)
+        self.child.tell_gpus(GpuState(fault))
 
     def died(self, status: int) -> bool:
         """Tell whether the attempt's process, which is gone, had no chance to say how it ended."""
@@ -119,6 +139,7 @@ class Running:
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
+            Failing: self._heard_failing,
         }
         if type(event) in hearers:
             hearers[type(event)](event)
@@ -134,6 +155,9 @@ class Running:
 
     def _heard_used(self, event: Used) -> None:
         self.disk = event.disk
+
+    def _heard_failing(self, _event: Failing) -> None:
+        self.doubted = True
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import secrets
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from typing import TypeAlias
 
 from runner.errors import ConfigError, RequestError
+from runner.key_files import load_private
 from runner.native import compiled
 
 with compiled("cryptography, PyNaCl and bcrypt", "no message can be encrypted or decrypted"):
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
     from nacl.exceptions import CryptoError
     from nacl.secret import SecretBox
 
+PrivateKey: TypeAlias = RSAPrivateKey
+PublicKey: TypeAlias = RSAPublicKey
+
 _OAEP = OAEP(MGF1(SHA256()), SHA256(), label=None)
 # What is shorter protects nothing; StudioML's keys have 4096 bits.
-_FEWEST_BITS = 2048
+_FEWEST_BITS, _BITS = 2048, 4096
+_CLOSED = "the message cannot be decrypted"
 
 
 class Sealer:
@@ -45,13 +51,29 @@ class Sealer:
 
 def open_sealed(payload: str | bytes, key: RSAPrivateKey) -> bytes:
     """Return the body of a sealed message. Raises RequestError, which does not tell a forger what was wrong."""
+    head, box = split_sealed(payload)
+    try:
+        return SecretBox(key.decrypt(head, _OAEP)).decrypt(box)
+    except (ValueError, CryptoError) as error:
+        raise RequestError(_CLOSED) from error
+
+
+def split_sealed(payload: str | bytes) -> tuple[bytes, bytes]:
+    """Return K and N‖C of what has the form of a sealed message. Raises RequestError, in the same words."""
     try:
         text = payload.encode("ascii") if isinstance(payload, str) else payload
         head, _, rest = text.strip().partition(b",")
-        session = key.decrypt(b64decode(head, validate=True), _OAEP)
-        return SecretBox(session).decrypt(b64decode(rest, validate=True))
-    except (ValueError, CryptoError) as error:
-        raise RequestError("the message cannot be decrypted") from error
+        session, box = b64decode(head, validate=True), b64decode(rest, validate=True)
+    except ValueError as error:
+        raise RequestError(_CLOSED) from error
+    if not session or len(box) < SecretBox.NONCE_SIZE + SecretBox.MACBYTES:
+        raise RequestError(_CLOSED)
+    return session, box
+
+
+def new_private_key() -> RSAPrivateKey:
+    """Make a key; that takes some seconds."""
+    return rsa.generate_private_key(65537, _BITS)
 
 
 def read_public_key(text: str) -> RSAPublicKey:
@@ -71,28 +93,11 @@ def read_private_key(data: bytes, passphrase: bytes | None) -> RSAPrivateKey:
 
     Raises ConfigError: a sentence about "the private key".
     """
-    is_openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
-    load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
-    try:
-        key = _loaded(load, data, passphrase or None)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            "the private key cannot be read: it is no key in PEM or OpenSSH's form, or it has another passphrase"
-        ) from error
+    key = load_private(data, passphrase)
     if not isinstance(key, RSAPrivateKey):
         raise ConfigError("the private key is not one of RSA: make one with ssh-keygen -t rsa -b 4096 -m PEM")
     _check_length("private", key)
     return key
-
-
-def _loaded(load: Callable[[bytes, bytes | None], object], data: bytes, passphrase: bytes | None) -> object:
-    """Load a private key; the libraries raise TypeError when there is no passphrase, and when there is one too many."""
-    try:
-        return load(data, passphrase)
-    except TypeError as error:
-        if passphrase is None:
-            raise ConfigError("the private key is protected by a passphrase, and none is given") from error
-        return load(data, None)
 
 
 def _check_length(which: str, key: RSAPublicKey | RSAPrivateKey) -> None:

@@ -11,16 +11,21 @@ from pathlib import Path
 
 from runner import __version__, concealment
 from runner.cache_entries import Entries
+from runner.envelope import Envelopes
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.log import mask
 from runner.loop import Loop
-from runner.machine import inventory
+from runner.machine import inventory, nvml, visible
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Disk
+from runner.machine.gpu_watch import GpuWatch
+from runner.machine.gpus import Gpus
 from runner.machine.hoard import Hoard
 from runner.place import make_home, sweep
+from runner.private_keys import PrivateKeys
 from runner.reasons import Reasons
+from runner.replays import Replays
 from runner.reports import Reports
 from runner.sandbox import interpreters
 from runner.sandbox.environments import Environments
@@ -30,6 +35,9 @@ from runner.supervisor import Parts, Supervisor
 
 log = logging.getLogger(__name__)
 
+# How long the start may wait for NVIDIA's driver, in seconds: it may have to wake up its cards first.
+_GPU_PATIENCE = 20.0
+
 
 def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     """Run experiments until told to stop; return the exit status. Raises ConfigError."""
@@ -37,7 +45,8 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
     concealment.close_memory()
     concealment.hide(own())
     mask("the runner's own", own())
-    make_home(settings.home)
+    envelopes = _envelopes(settings, clock)
+    make_home(settings.home, shared=bool(settings.run_as))
     sweep(settings.home, keep=settings.debug)
     hoards = _hoards(settings)
     allocator = Allocator(
@@ -47,13 +56,17 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             max_mem=settings.max_mem,
             max_disk=settings.max_disk,
             kept=sum(hoard.used() for hoard in hoards.values()),
-        )
+        ),
+        Gpus(absent=_gpus_forbidden(settings)),
     )
     pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         loop = stack.enter_context(closing(Loop()))
+        gpus = GpuWatch(loop, allocator.gpus, None if allocator.gpus.absent else _open_nvml, clock)
+        gpus.begin(_GPU_PATIENCE)
+        log.info("GPUs: %s", allocator.gpus.offered())
         servers = open_servers(settings, loop, work_queues(settings), settings.queue)
         which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
         parts = Parts(
@@ -62,14 +75,42 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             signals=signals,
             allocator=allocator,
             disk=Disk(settings.home, allocator.total.hdd, hoards, clock),
-            reports=Reports(KeyDirectory(Path(settings.response_signatures_dir), clock=clock), clock),
+            gpus=gpus,
+            reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            envelopes=envelopes,
+            replays=Replays(settings.home / "completed"),
             suspended=_suspension(settings, loop, stack),
             own=own,
             clock=clock,
         )
         Supervisor(settings, parts).run()
     return 0
+
+
+def _envelopes(settings: Settings, clock: Callable[[], float]) -> Envelopes:
+    """Return what opens encrypted messages; say what can be opened at all. Raises ConfigError."""
+    private = PrivateKeys(settings.private_keys, clock=clock)
+    keys, signers = private.check(), KeyDirectory(settings.signers, clock=clock)
+    if keys and not signers.names():
+        log.warning("no encrypted message is run until there are signers' public keys in %s", signers.path)
+    elif keys and settings.clear_text_messages:
+        log.warning("messages that are neither encrypted nor signed are run, too: --clear-text-messages is set")
+    elif not (keys or settings.clear_text_messages):
+        log.warning("nothing can be run until there are keys in %s: or set --clear-text-messages", private.path)
+    return Envelopes(signers, private)
+
+
+def _gpus_forbidden(settings: Settings) -> str:
+    """Say what keeps this runner from using GPUs, "" when nothing does."""
+    if settings.cpu_only:
+        return "--cpu-only is set"
+    name = visible.forbidden(os.environ)
+    return f"{name} hides all" if name else ""
+
+
+def _open_nvml() -> nvml.Nvml:
+    return nvml.Nvml(nvml.load())
 
 
 def _hoards(settings: Settings) -> dict[str, Hoard]:
@@ -81,9 +122,10 @@ def _hoards(settings: Settings) -> dict[str, Hoard]:
         cache.shrink(settings.cache_size)
         if cache.root.stat().st_dev == settings.home.stat().st_dev:
             hoards["cache"] = cache
-    environments = Environments(settings.home)
-    environments.tidy(age=settings.environments_age, size=settings.environments_size)
-    hoards["environments"] = environments
+    for kind in ("images", "environments"):
+        kept = Environments(settings.home, kind)
+        kept.tidy(age=settings.environments_age, size=settings.environments_size)
+        hoards[kind] = kept
     return hoards
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from runner.errors import ConfigError
+from runner.sandbox.users import User
 from runner.units import format_duration, parse_duration, parse_size
 
 T = TypeVar("T")
@@ -51,6 +52,18 @@ def _niceness(value: str) -> int:
     if number > 19:
         raise ValueError(f"is {value!r}, but must be 0 to 19")
     return number
+
+
+def _user(value: str) -> str:
+    if os.geteuid() != 0:
+        raise ValueError("needs a runner that is root: start it as that user instead")
+    try:
+        user = User.named(value)
+    except KeyError:
+        raise ValueError(f"is {value!r}, but there is no such user on this machine") from None
+    if user.uid == 0:
+        raise ValueError(f"is {value!r}, which is root: name another user")
+    return value
 
 
 def _pattern(value: str) -> str:
@@ -91,6 +104,23 @@ def _uv(value: str) -> str:
     if not os.access(path, os.X_OK) or path.is_dir():
         raise ValueError(f"is {value!r}, but must be auto, never, or the path of uv")
     return str(path.absolute())
+
+
+def _container_program(value: str) -> str:
+    path = Path(value).expanduser()
+    if value != "auto" and (not os.access(path, os.X_OK) or path.is_dir()):
+        raise ValueError(f"is {value!r}, but must be auto, or the path of apptainer or singularity")
+    return value if value == "auto" else str(path.absolute())
+
+
+def _references(value: str) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if word != "*" and "://" not in word:
+            raise ValueError(f"is {word!r}, but must be the reference of an image, such as docker://python:3.11")
+        if "*" in word[:-1]:
+            raise ValueError(f"is {word!r}, but a * can only stand at its end")
+    return words
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -141,7 +171,6 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
 
 
-_SEALED = "encrypted and signed messages"
 _SLACK = "Slack notices"
 
 
@@ -210,20 +239,49 @@ class EnvironmentSettings(HomeSettings):
     )
     environments_size: int = option(
         50 * 1000**3,
-        "largest size of all built environments; those used longest ago go first [50gb; 0: any]",
+        "largest size of all built environments, and of all images; those used longest ago go first [50gb; 0: any]",
         parse_size,
         metavar="SIZE",
     )
     environments_age: float = option(
         30 * 86400.0,
-        "how long an environment is kept that nobody uses [30d; 0: for ever]",
+        "how long an environment or image is kept that nobody uses [30d; 0: for ever]",
         parse_duration,
         metavar="DURATION",
     )
 
 
 @dataclass(frozen=True)
-class Settings(EnvironmentSettings, ServerSettings):
+class KeySettings:
+    """Where the runner's keys are. What is not there may come while it runs."""
+
+    certs_dir: str = option("./certs", "directory of all keys, but for what the next three name", metavar="DIR")
+    encrypt_dir: str = option("", "private keys that open messages [message in --certs-dir]", metavar="DIR")
+    request_signatures_dir: str = option(
+        "", "public keys of those who may submit [queues/signing in --certs-dir]", metavar="DIR"
+    )
+    response_signatures_dir: str = option(
+        "", "public keys of those who read reports [queues/response-encrypt in --certs-dir]", metavar="DIR"
+    )
+
+    @property
+    def private_keys(self) -> Path:
+        """The directory of the keys that open messages."""
+        return Path(self.encrypt_dir or Path(self.certs_dir) / "message").expanduser()
+
+    @property
+    def signers(self) -> Path:
+        """The directory of the public keys of those who may submit."""
+        return Path(self.request_signatures_dir or Path(self.certs_dir) / "queues" / "signing").expanduser()
+
+    @property
+    def report_readers(self) -> Path:
+        """The directory of the public keys of those who read reports."""
+        return Path(self.response_signatures_dir or Path(self.certs_dir) / "queues" / "response-encrypt").expanduser()
+
+
+@dataclass(frozen=True)
+class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     """The options of the runner itself. Sizes are in bytes, durations in seconds."""
 
     queue: tuple[str, ...] = option(
@@ -239,14 +297,6 @@ class Settings(EnvironmentSettings, ServerSettings):
     queue_mismatch: str = option("", "and not from queues matching this", _pattern, metavar="RE")
 
     clear_text_messages: bool = option(False, "accept messages that are not encrypted", boolean, metavar="BOOL")
-    encrypt_dir: str = option("./certs/message", "keys that open messages", metavar="DIR", later=_SEALED)
-    request_signatures_dir: str = option(
-        "./certs/queues/signing", "public keys of those who may submit", metavar="DIR", later=_SEALED
-    )
-    response_signatures_dir: str = option(
-        "./certs/queues/response-encrypt", "public keys of those who read reports", metavar="DIR"
-    )
-    certs_dir: str = option("./certs", "directory of all certificates and keys", metavar="DIR", later=_SEALED)
     allow_env_secrets: bool = option(
         False, "use AWS keys from a message's config.env where it has no other credentials", boolean, metavar="BOOL"
     )
@@ -296,10 +346,25 @@ class Settings(EnvironmentSettings, ServerSettings):
     )
     cache_size: int = option(0, "the most disk that it may take, at least 1 GB", _cache_size, metavar="SIZE")
 
+    singularity: str = option(
+        "auto",
+        "the program that runs containers: auto (apptainer or singularity, if there is one), or its path",
+        _container_program,
+        metavar="PROGRAM",
+    )
+    singularity_allow: tuple[str, ...] = option(
+        (),
+        "container images that messages may name in _singularity: whole references, or beginnings with a * after them, "
+        "docker://ghcr.io/mylab/*,s3://minio:9000/images/*; dockerhub:// is docker:// [none]",
+        _references,
+        metavar="IMAGE,…",
+        many=True,
+    )
+
     max_cores: int = option(0, "cores to share out [0: all]", count, metavar="N")
     max_mem: int = option(0, "memory to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
     max_disk: int = option(0, "disk to share out [0: 85 % of what is free]", parse_size, metavar="SIZE")
-    cpu_only: bool = option(False, "use no GPU (this version never does)", boolean, metavar="BOOL")
+    cpu_only: bool = option(False, "use no GPU", boolean, metavar="BOOL")
     max_attempts: int = option(3, "how often a failing experiment is tried", count, metavar="N")
     grace_period: float = option(
         30.0, "how long running experiments may go on after a stop signal", parse_duration, metavar="DURATION"
@@ -325,6 +390,9 @@ class Settings(EnvironmentSettings, ServerSettings):
     )
     nice: int = option(
         0, "how much less than others experiments get of the processors, 0 to 19", _niceness, metavar="N"
+    )
+    run_as: str = option(
+        "", "user that experiments and their installers run as, where the runner is root", _user, metavar="USER"
     )
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")
@@ -358,6 +426,8 @@ class Settings(EnvironmentSettings, ServerSettings):
             found.append(
                 f"--cache-dir is {self.cache_dir!r}, which is not a directory: create it, or give --cache-create"
             )
+        if self.run_as and self.singularity_allow:
+            found.append("--run-as is not for containers: start the whole runner as that user, or allow no images")
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found

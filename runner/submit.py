@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -54,6 +54,10 @@ class SubmitSettings(ServerSettings):
     store_tls: bool = _own(False, "speak TLS to an S3 store that is not Amazon's", boolean, metavar="BOOL")
     s3_ca: str = option("", "CA certificates of the S3 store (PEM); implies TLS", metavar="FILE")
 
+    encrypt: str = _own("", "encrypt the message for the owner of this public key, the runners' (PEM)", metavar="FILE")
+    sign: str = _own("", "and sign it with this private key, of Ed25519 (OpenSSH's form or PEM)", metavar="FILE")
+    passphrase_file: str = _own("", "the passphrase of that key", metavar="FILE")
+
     key: str = _own("", "the experiment's name [made up]", metavar="NAME")
     project: str = _own("", "project that it belongs to", metavar="NAME")
     pythonver: str = _own("3", "Python that it wants, for example 3.11", metavar="VERSION")
@@ -83,6 +87,8 @@ class SubmitSettings(ServerSettings):
             found.append("give one place where the queue is, not several: --queue-root, --amqp-url or SQS's options")
         if not self.store:
             found.append("there is no place for the artifacts: give --store")
+        if bool(self.encrypt) != bool(self.sign):
+            found.append("--encrypt and --sign belong together: runners open no message that is not signed")
         return found
 
 
@@ -97,6 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     workspace, filename, *script_arguments = rest
     if filename != "-m" and not (Path(workspace) / filename).is_file():
         raise ConfigError(f"{workspace!r} has no file {filename!r}: name a Python file relative to the workspace")
+    wrap = _wrapper(settings)
     shelf = shelf_at(settings.store, tls=settings.store_tls, s3_ca=settings.s3_ca)
     with ExitStack() as stack:
         archives = {
@@ -112,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
             store(file, wanted.artifacts[label], shelf.stores)
     if wanted.record:
         Record(wanted.record, shelf.stores).write(request.redacted(document)["experiment"])
-    _publish(settings, json.dumps(document).encode())
+    _publish(settings, json.dumps(wrap(document)).encode())
     print(f"submitted {wanted.key} to {settings.queue}")  # noqa: T201 -- talking to the user
     if not settings.wait:
         return 0
@@ -146,6 +153,19 @@ def _document(settings: SubmitSettings, shelf: Shelf, filename: str, arguments: 
             "verbose": "info",
         },
     }
+
+
+def _wrapper(settings: SubmitSettings) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what makes the message of a request: an envelope, if the options name keys. Raises ConfigError."""
+    if not settings.encrypt:
+        return lambda document: document
+    from runner import envelope, sealing, signing  # noqa: PLC0415 -- only who has keys pays for it
+    from runner.key_files import content, of_file, passphrase_of  # noqa: PLC0415
+
+    passphrase = passphrase_of(content(settings.passphrase_file)) if settings.passphrase_file else None
+    recipient = of_file(settings.encrypt, lambda data: sealing.read_public_key(data.decode(errors="replace")))
+    signer = of_file(settings.sign, lambda data: signing.read_signer(data, passphrase))
+    return lambda document: envelope.made(document, recipient, signer)
 
 
 def _publish(settings: SubmitSettings, body: bytes) -> None:

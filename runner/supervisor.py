@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import environ
 from time import time
 
 from runner import intake
 from runner.admission import Queues
 from runner.child import Child
+from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
-from runner.events import Finished, Options, Order
-from runner.intake import Plan
+from runner.events import Finished, GpuState, Options, Order
+from runner.intake import Plan, Received
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
+from runner.machine.gpu_watch import GpuWatch
 from runner.masking import Secrets
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
+from runner.replays import Replays
 from runner.reports import Reports
-from runner.request import Request
 from runner.running import Running
 from runner.sandbox.environment import is_installers
 from runner.settings import Settings
@@ -54,8 +57,11 @@ class Parts:
     signals: Signals
     allocator: Allocator
     disk: Disk
+    gpus: GpuWatch
     reports: Reports
     reasons: Reasons
+    envelopes: Envelopes
+    replays: Replays
     suspended: Callable[[], bool]
     own: Callable[[], Secrets]
     clock: Callable[[], float]
@@ -106,6 +112,8 @@ class Supervisor:
         self._heed_signals()
         self._reap()
         self._heed_deletions()
+        self._parts.gpus.tend()
+        self._heed_gpus()
         for running in self._running:
             running.keep_alive()
         self._parts.reports.pump()
@@ -144,7 +152,7 @@ class Supervisor:
         why = "stopping" if self._stopping_since is not None else why
         others = sorted(name for server in self._servers for name in server.others())
         busy = [str(running) for running in self._running]
-        self._parts.reasons.note(idle=why, others=others, running=busy, free=str(self._allocator.free))
+        self._parts.reasons.note(idle=why, others=others, running=busy, free=self._allocator.left())
         self._parts.reasons.save()
 
     # Stopping
@@ -190,13 +198,26 @@ class Supervisor:
 
     # Watching
 
+    def _heed_gpus(self) -> None:
+        """An experiment ends with the card that it runs on; one that failed waits for word of its cards."""
+        for running in self._running:
+            if not running.fault and (fault := self._parts.gpus.fault(running.allocation.gpus)):
+                running.gpu_broke(fault)
+            if running.doubted:
+                running.doubted = False
+                self._parts.gpus.ask(partial(self._vouch, running))
+
+    def _vouch(self, running: Running) -> None:
+        if running in self._running:
+            running.child.tell_gpus(GpuState(self._parts.gpus.fault(running.allocation.gpus)))
+
     def _reap(self) -> None:
         for running in list(self._running):
             status = running.child.ended()
             if status is not None:
                 self._running.remove(running)
                 running.child.close()
-                self._allocator.release(running.need)
+                self._allocator.release(running.allocation)
                 if running.died(status):
                     running.clear_away(self._settings.home, keep=self._settings.debug)
                 self._settle(running, running.outcome(status))
@@ -220,6 +241,8 @@ class Supervisor:
         log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
         running.settle(decision)
+        if finished.outcome == "completed" and running.received.name:
+            self._parts.replays.add(running.received.name, running.request.end_of_life)
 
     def _prepare_spare(self) -> None:
         """Keep one attempt's process ready, so that an order does not wait for imports."""
@@ -262,13 +285,13 @@ class Supervisor:
     def _admit(self, server: QueueServer, delivery: Delivery) -> None:
         """Start an attempt at a message, or decide at once what else becomes of it (protocol section 8)."""
         try:
-            wanted = intake.read(delivery, self._settings)
-            if self._known(wanted, server, delivery):
+            received = intake.read(delivery, self._parts.envelopes, self._settings)
+            if self._known(received, server, delivery):
                 return
-            plan = intake.plan(wanted, self._allocator, self._settings.python_dirs)
-            if self._allocator.fits(plan.need):
+            plan = intake.plan(received.request, delivery.queue, self._allocator, self._settings)
+            if self._queues.fits(delivery.queue, plan.need):
                 self._disk.check(plan.need.hdd, self._claims)
-                self._start(wanted, plan, server, delivery)
+                self._start(received, plan, server, delivery)
             else:
                 self._queues.hold(delivery.queue, plan.need)
                 delivery.give_back()
@@ -279,8 +302,12 @@ class Supervisor:
             self._queues.pause(delivery.queue, error)
             delivery.give_back()
 
-    def _known(self, wanted: Request, server: QueueServer, delivery: Delivery) -> bool:
-        """Settle what needs no attempt: dead of age, or come again while its attempt runs, or after it was over."""
+    def _known(self, received: Received, server: QueueServer, delivery: Delivery) -> bool:
+        """Settle what needs no attempt: dead of age, or come again while its attempt runs, or after it was over.
+
+        Raises RequestError for somebody's copy of a signed message that was completed.
+        """
+        wanted = received.request
         for running in self._running:
             # Without a time of submission another experiment may have the same identity.
             if running.request.identity == wanted.identity and (running.lost or wanted.time_added is not None):
@@ -292,18 +319,23 @@ class Supervisor:
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
         elif self._ledger.forgive(wanted.identity):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
+        elif received.name and not delivery.redelivered and self._parts.replays.seen(received.name):
+            raise RequestError(
+                f"the signed message of experiment {wanted.key!r} is a copy: it was completed here before"
+            )
         else:
             return False
         log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value)
         settle(delivery, Decision.ACK)
         return True
 
-    def _start(self, wanted: Request, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
+    def _start(self, received: Received, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
+        wanted = received.request
         failures = self._ledger.failures(wanted.identity)
         child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
-        running = Running(wanted, plan.need, server, [delivery], child, stream, self._clock(), 1 + failures)
-        self._allocator.reserve(plan.need)
+        allocation = self._allocator.reserve(plan.need)
+        running = Running(received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1
@@ -313,14 +345,17 @@ class Supervisor:
             failures=failures,
             redeliveries=delivery.redeliveries,
             allowed=self._settings.max_attempts,
-            python=str(plan.interpreter.path),
-            version=str(plan.interpreter),
+            python=str(plan.interpreter.path) if plan.interpreter else "",
+            version=str(plan.interpreter or ""),
             reported=stream.heard,
             options=self._options(),
+            gpus=tuple(grant.uuid for grant in allocation.gpus),
             fingerprints=self._parts.own().fingerprints(),
             variables={name: value for name, value in environ.items() if is_installers(name)},
         )
         child.begin(order)
+        if allocation.gpus:
+            log.info("%s gets %s", running, self._allocator.gpus.named(allocation.gpus))
 
     def _options(self) -> Options:
         given = self._settings
@@ -349,6 +384,8 @@ class Supervisor:
             max_output=given.max_output,
             hang_timeout=given.hang_timeout,
             nice=given.nice,
+            run_as=given.run_as,
+            singularity=given.singularity,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

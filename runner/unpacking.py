@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import os
 import stat
@@ -27,6 +28,8 @@ _MOST_GLOBAL = 64 * 1024
 # PATH_MAX and NAME_MAX of Linux, in bytes.
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
+# What a file may seem to hold whose holes take no disk, in bytes.
+_LARGEST = 2**44
 # No file system here keeps later times, and utime() takes none that are much later. In seconds since 1970.
 _LATEST = 2.0**32
 
@@ -197,14 +200,38 @@ def _unpack_directory(
 
 def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, budget: _Metered) -> None:
     _clear(path, member)
-    content = tar.extractfile(member)
+    if member.size > _LARGEST:
+        raise _refused(member, "is larger than any disk")
+    # Not the buffer around it, which asks whether it can seek, and a stream does not answer.
+    content = cast("io.RawIOBase", cast("io.BufferedReader", tar.extractfile(member)).raw)
     with path.open("xb") as file:
-        while content and (data := content.read(CHUNK)):
-            budget.spend(len(data))
-            file.write(data)
+        for start, length in _pieces(member):
+            content.seek(start)
+            file.seek(start)
+            _copy(content, file, length, budget)
+        file.truncate(member.size)
         os.fchmod(file.fileno(), member.mode & 0o777 | 0o600)
     time = min(max(0.0, member.mtime), _LATEST)  # in this order, which makes 0 of NaN
     os.utime(path, (time, time))
+
+
+def _pieces(member: tarfile.TarInfo) -> list[tuple[int, int]]:
+    """Return offset and length of each piece of a file's data; tarfile would read some impossible maps for ever."""
+    listed: list[tuple[int, int]] = getattr(member, "sparse", None) or [(0, member.size)]
+    found = [piece for piece in listed if piece[1]]
+    at = 0
+    for start, length in found:
+        if start < at or length < 0 or start + length > member.size:
+            raise tarfile.ReadError("a file's size or its holes cannot be")
+        at = start + length
+    return found
+
+
+def _copy(content: io.RawIOBase, file: IO[bytes], length: int, budget: _Metered) -> None:
+    while length > 0 and (data := content.read(min(length, CHUNK))):
+        budget.spend(len(data))
+        file.write(data)
+        length -= len(data)
 
 
 def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, _budget: _Metered) -> None:

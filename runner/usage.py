@@ -23,8 +23,9 @@ _PACE = 0.5
 _SHARE = 0.1
 # Processes that together use less of a core than this share are waiting for something.
 _IDLE = 0.02
-# How long a hung process may take to write down where it hangs, in seconds.
-_DUMP = 2.0
+# How long hung processes may take to write down where they hang, and the pace of looking whether one has. In seconds.
+_DUMP = 10.0
+_DUMP_PACE = 0.02
 # An experiment that leaves less than this of what it asked for unused has asked for about the right amount. In bytes.
 _NOT_WORTH_A_WORD = 256 * 1024 * 1024
 _HEADROOM = 1.2
@@ -52,6 +53,7 @@ class Usage:
         self._asked, self._limits, self._loop, self._watch, self._fed = asked, limits, loop, watch, fed
         self._over = True
         self._hung: RunnerError | None = None
+        self._dumping = 0
         self.memory, self.processes, self.cpu, self.seconds = 0, 0, 0.0, 0.0
 
     def begin(self) -> None:
@@ -146,18 +148,38 @@ class Usage:
             self._give_up(pids)
 
     def _give_up(self, pids: list[int]) -> None:
-        """Have Python processes write down where they are (faulthandler does, see environment.py), and stop them."""
+        """Have Python processes write down where they are (faulthandler does, see environment.py), and end them all.
+
+        They are stopped first, or one would go on when another dies for which it waits.
+        """
         self._over = True
         waited = format_duration(self._limits.hang)
         hung = ExperimentError(
             f"it hung: for {waited} it used no processor and wrote nothing (--hang-timeout)", verdict="timeout"
         )
         self._hung = hung
-        for pid in reversed(pids):
-            if procfs.is_python(pid):
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGABRT)
-        self._loop.call_later(_DUMP, lambda: self._watch.end(hung))
+        pythons = [pid for pid in pids if procfs.is_python(pid)]
+        for pid in pythons:
+            _signal(pid, signal.SIGSTOP)
+        self._dump(pythons, hung, time.monotonic() + _DUMP)
+
+    def _dump(self, pids: list[int], hung: RunnerError, end: float) -> None:
+        """Let one process after the other write and die, children before parents, for the first one takes all along."""
+        while pids and not procfs.is_python(pids[-1]):  # it is dead
+            pids = pids[:-1]
+        if not pids or time.monotonic() >= end:
+            self._watch.end(hung)
+            return
+        if self._dumping != pids[-1]:
+            self._dumping = pids[-1]
+            _signal(self._dumping, signal.SIGABRT)
+            _signal(self._dumping, signal.SIGCONT)
+        self._loop.call_later(_DUMP_PACE, lambda: self._dump(pids, hung, end))
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 def suggestion(asked: Resources, seconds: float, cpu: float, memory: int, disk: int) -> str:

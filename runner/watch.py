@@ -6,6 +6,7 @@ import os
 import time
 
 from runner.errors import ExperimentError, RunnerError
+from runner.events import GpuState
 from runner.lifecycle import Signals
 from runner.loop import Loop
 
@@ -14,7 +15,7 @@ TICK = 1.0
 
 
 class Stopped(RunnerError):
-    """The supervisor wants the attempt to end; the message will be given back."""
+    """The supervisor wants the attempt to end, or one of its GPUs broke; the message will be given back."""
 
 
 class Orphaned(RunnerError):
@@ -37,13 +38,24 @@ class Watch:
         self._returning = False
         self._deadline, self._late = float("inf"), ExperimentError()
         self._end: RunnerError | None = None
+        self._partial = b""
+        self._gpus: GpuState | None = None
         loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
         loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
 
     def _supervisor_spoke(self, fd: int, _events: int) -> None:
-        if not os.read(fd, 4096):
+        data = os.read(fd, 4096)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._gpus_are(GpuState.from_line(line))
+        if not data:
             self._orphaned = True
             self._loop.remove_handler(fd)
+
+    def _gpus_are(self, state: GpuState) -> None:
+        self._gpus = state
+        if state.fault:
+            self.end(Stopped(f"{state.fault}, and that is no failure of the experiment's", verdict="gpu"))
 
     def limit(self, deadline: float, late: ExperimentError) -> None:
         """Set when the experiment is to end, in seconds since 1970, and what is raised then."""
@@ -60,6 +72,12 @@ class Watch:
     def returning(self) -> None:
         """From now on only the supervisor's death is a reason not to go on."""
         self._returning = True
+
+    def await_gpus(self, seconds: float) -> None:
+        """Wait until the supervisor has said how the attempt's GPUs are, so long at most. Raises as ``serve`` does."""
+        self._gpus, end = None, time.monotonic() + seconds
+        while self._gpus is None and (left := end - time.monotonic()) > 0:
+            self.serve(left)
 
     def check(self) -> None:
         """Raise what ends the attempt, if there is something."""

@@ -3,12 +3,17 @@
 import logging
 
 import pytest
+from hypothesis import settings
 
-pytest_plugins = [f"tests.servers.{name}" for name in ("ceph", "gcs", "rabbitmq", "sqs", "swift")]
+pytest_plugins = [f"tests.servers.{name}" for name in ("apptainer", "ceph", "gcs", "rabbitmq", "sqs", "swift")]
 
 # What only some machines have; and where tests ask for it.
-_SERVERS = {"broker", "s3", "sqs", "moto", "ministack", "gcs_emulator", "swift"}
+_SERVERS = {"apptainer", "broker", "s3", "sqs", "moto", "ministack", "gcs_emulator", "swift"}
 _PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
+
+# A slow machine is no mistake.
+settings.register_profile("project", deadline=None, database=None)
+settings.load_profile("project")
 
 # It reports every refused connection many times over, and tests refuse many.
 logging.getLogger("pika").setLevel(logging.CRITICAL)

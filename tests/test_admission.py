@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from runner.admission import Queues
-from runner.machine.allocate import Allocator, Resources
+from runner.machine.allocate import Allocation, Allocator, Need, Resources
+from runner.machine.gpus import Card, Wish
 from runner.queues.base import Delivery
 from runner.reasons import Reasons, runners
 
-ONE = Resources(1, 0, 0)
+ONE = Need(1, 0, 0)
 
 
 class Names:
@@ -64,16 +65,19 @@ class Machine:
         self.allocator = Allocator(Resources(cores, 8, 8))
         self.reasons = Reasons(home, {})
         self.queues = Queues([self.server], self.allocator, self.clock, self.reasons)
+        self.held: list[Allocation] = []
 
     def order(self) -> list[str]:
         return [name for _, name in self.queues.rota()]
 
-    def start(self, queue: str, need: Resources = ONE) -> None:
-        self.allocator.reserve(need)
+    def start(self, queue: str, need: Need = ONE) -> None:
+        self.held.append(self.allocator.reserve(need))
         self.queues.started(queue, need)
 
-    def end(self, queue: str, need: Resources = ONE) -> None:
-        self.allocator.release(need)
+    def end(self, queue: str, need: Need = ONE) -> None:
+        over = next(each for each in self.held if each.need == need)
+        self.held.remove(over)
+        self.allocator.release(over)
         self.queues.ended(queue, need, well=True)
 
     def share(self, seconds: float, **lasting: int) -> dict[str, int]:
@@ -102,10 +106,10 @@ def machine(tmp_path: Path) -> Machine:
 def test_the_queue_that_has_used_least_is_asked_first(machine: Machine) -> None:
     assert sorted(machine.order()) == ["a", "b", "c"]
     machine.start("a")
-    machine.start("b", Resources(2, 0, 0))
+    machine.start("b", Need(2, 0, 0))
     machine.clock.now += 10
     assert machine.order() == ["c", "a", "b"]
-    machine.end("b", Resources(2, 0, 0))
+    machine.end("b", Need(2, 0, 0))
     machine.clock.now += 15
     assert machine.order() == ["c", "b", "a"]
 
@@ -127,7 +131,7 @@ def test_queues_of_short_and_of_long_experiments_get_equal_time(tmp_path: Path) 
 
 
 def test_a_queue_that_begins_to_listen_is_waited_for_by_one_that_has_used_more(machine: Machine) -> None:
-    machine.start("a", Resources(3, 0, 0))
+    machine.start("a", Need(3, 0, 0))
     machine.clock.now += 10
     machine.order()
     machine.queues.asked("b", took=False)
@@ -145,7 +149,7 @@ def test_no_core_is_kept_for_who_begins_to_listen_while_there_are_enough(machine
 
 
 def test_a_full_machine_asks_nobody_but_for_what_it_runs_already(machine: Machine) -> None:
-    machine.start("a", Resources(4, 0, 0))
+    machine.start("a", Need(4, 0, 0))
     assert not machine.queues.may_ask("b")
     assert machine.queues.may_ask("b", adopting=True)
 
@@ -177,16 +181,16 @@ def test_work_that_is_done_ends_the_growing_of_pauses(machine: Machine) -> None:
 
 
 def test_a_held_queue_is_asked_again_as_soon_as_its_message_fits(machine: Machine) -> None:
-    machine.start("b", Resources(3, 1, 1))
-    machine.queues.hold("a", Resources(2, 1, 1))
+    machine.start("b", Need(3, 1, 1))
+    machine.queues.hold("a", Need(2, 1, 1))
     assert not machine.queues.may_ask("a")
-    machine.end("b", Resources(3, 1, 1))
+    machine.end("b", Need(3, 1, 1))
     assert machine.queues.may_ask("a")
 
 
 def test_a_held_queue_is_asked_again_after_a_while_anyway(machine: Machine) -> None:
-    machine.start("b", Resources(3, 1, 1))
-    machine.queues.hold("a", Resources(2, 1, 1))
+    machine.start("b", Need(3, 1, 1))
+    machine.queues.hold("a", Need(2, 1, 1))
     machine.clock.now += 29
     assert not machine.queues.may_ask("a")
     machine.clock.now += 2
@@ -197,13 +201,32 @@ def test_a_large_experiment_is_not_starved_by_small_ones(machine: Machine) -> No
     machine.order()
     machine.start("b")
     machine.clock.now += 10
-    machine.queues.hold("a", Resources(4, 1, 1))
+    machine.queues.hold("a", Need(4, 1, 1))
     assert machine.queues.may_ask("b"), "it may only be for a moment"
     machine.clock.now += 61
-    machine.queues.hold("a", Resources(4, 1, 1))
+    machine.queues.hold("a", Need(4, 1, 1))
     assert not machine.queues.may_ask("b"), "the machine is kept free for the large one"
     machine.clock.now += 301
     assert machine.queues.may_ask("b"), "but not for ever"
+
+
+def test_who_waits_long_for_gpus_gets_those_kept_free_and_not_the_machine(machine: Machine) -> None:
+    machine.allocator.gpus.renew([Card("x", "GPU 0", 16, 16), Card("y", "GPU 1", 16, 16)])
+    machine.order()
+    one, both = Need(1, 0, 0, Wish(16)), Need(1, 0, 0, Wish(16, count=2))
+    machine.start("b", one)
+    machine.clock.now += 10
+    machine.queues.hold("a", both)
+    assert machine.queues.fits("b", one), "it may only be for a moment"
+    machine.clock.now += 61
+    machine.queues.hold("a", both)
+    assert machine.queues.may_ask("b"), "its next experiment may want no GPU"
+    assert machine.queues.fits("b", ONE)
+    assert not machine.queues.fits("b", one)
+    machine.queues.hold("b", one)
+    assert not machine.queues.may_ask("b"), "or its message would come again at once"
+    machine.end("b", one)
+    assert machine.queues.fits("a", both)
 
 
 def test_all_queues_can_be_rested(machine: Machine) -> None:
@@ -224,9 +247,9 @@ def test_the_reason_is_told_once_until_it_changes(
 ) -> None:
     caplog.set_level(logging.INFO)
     machine.order()
-    machine.start("b", Resources(3, 0, 0))
+    machine.start("b", Need(3, 0, 0))
     for _ in range(3):
-        machine.queues.hold("a", Resources(2, 1, 1))
+        machine.queues.hold("a", Need(2, 1, 1))
         machine.clock.now += 31
     assert caplog.text.count("queue a") == 1
     assert "it needs 2 cpus, and 1 are free" in caplog.text

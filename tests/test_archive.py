@@ -360,6 +360,63 @@ def test_sparse_files_unpack(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_bytes() == bytes(5) + b"abc" + bytes(2)
 
 
+@pytest.mark.parametrize("by", ["us", "GNU tar"])
+def test_holes_stay_holes(tmp_path: Path, by: str) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    with (source / "data.mdb").open("wb") as file:
+        file.seek(5_000_000)
+        file.write(b"begin")
+        file.seek(2**40)
+        file.write(b"end")
+        file.truncate(2**41)
+    (source / "hole").touch()
+    os.truncate(source / "hole", 2**30)
+    (source / "later").write_bytes(b"after the holes")
+    if by == "us":
+        made = packed(source)
+    else:
+        made = subprocess.run(["tar", "cS", "-C", source, "."], stdout=subprocess.PIPE, check=True).stdout
+    assert len(made) < 50_000
+    unpack(Drip(made), copy, Budget(100_000))
+    assert [path.stat().st_size for path in sorted(copy.iterdir())] == [2**41, 2**30, 15]
+    assert sum(path.stat().st_blocks * 512 for path in copy.iterdir()) < 100_000
+    with (copy / "data.mdb").open("rb") as file:
+        file.seek(5_000_000 - 1)
+        assert file.read(7) == b"\0begin\0"
+        file.seek(2**40)
+        assert file.read(5) == b"end\0\0"
+
+
+def test_gnu_tar_reads_our_holes(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    name = os.fsdecode(b"m\xfcll.mdb")
+    (source / name).touch()
+    os.truncate(source / name, 2**40)
+    subprocess.run(["tar", "x", "-C", copy], input=packed(source), check=True)
+    assert [(path.name, path.stat().st_size) for path in copy.iterdir()] == [(name, 2**40)]
+
+
+@pytest.mark.parametrize(
+    "piece", ["9223372036854775000\n5", "-5\n5", "5\n-5", "99999999999999999999999\n1", "5\n5\n0\n5"]
+)
+def test_maps_of_sparse_files_that_lie_are_damage(tmp_path: Path, piece: str) -> None:
+    place = f"{piece.count(chr(10)) // 2 + 1}\n{piece}\n".encode().ljust(512, b"\0")
+    head = pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"1000"))
+    with pytest.raises(ExperimentError, match="damaged or is none: a file's size or its holes cannot be"):
+        unpack(Drip(head + header("x", size=1024) + place + bytes(512) + END), tmp_path, Budget(None))
+
+
+def test_a_file_that_seems_larger_than_any_disk_is_refused(tmp_path: Path) -> None:
+    head = pax((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"%d" % 2**60))
+    place = b"1\n0\n0\n".ljust(512, b"\0")
+    with pytest.raises(ExperimentError, match="is larger than any disk"):
+        unpack(Drip(head + header("x", size=512) + place + END), tmp_path, Budget(None))
+
+
 def test_a_header_that_wants_gigabytes_is_refused(tmp_path: Path) -> None:
     member = tarfile.TarInfo("x")
     member.type, member.size = tarfile.XHDTYPE, 5 * 2**30

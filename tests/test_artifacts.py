@@ -57,6 +57,30 @@ def test_what_was_fetched_is_stored_again_only_when_something_changed(scene: Sce
     assert scene.upload() == 0
 
 
+def test_what_is_stored_is_stored_again_when_the_record_of_it_is_gone(scene: Scene) -> None:
+    scene.fetch("modeldir", "m.tar", archive({"file": b"one"}))
+    for record in scene.place.scratch.glob("*.stored"):
+        record.unlink()
+    assert scene.upload() == 1
+    assert scene.upload() == 0
+
+
+def test_a_database_full_of_holes_is_stored_again_when_it_was_written_to(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = scene.fetch("modeldir", "m.tar", archive({"file": b"one"}))
+    with (directory / "data.mdb").open("wb") as file:
+        file.truncate(2**40)
+        assert scene.upload() == 1
+        assert (scene.store / "m.tar").stat().st_size < 100_000
+        monkeypatch.setattr(manifest, "_TICK", 0)
+        assert scene.upload() == 1, "written within a tick of being read"
+        assert scene.upload() == 0
+        file.seek(2**30)
+        file.write(b"data")
+    assert scene.upload() == 1
+
+
 def change_mode(directory: Path) -> None:
     (directory / "file").chmod(0o600)
 

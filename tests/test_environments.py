@@ -58,7 +58,7 @@ def test_an_environment_is_built_once_and_shared(tmp_path: Path, use: Use) -> No
         got = list(pool.map(lambda _: use("ab", slowly), range(4)))
     assert len(built) == 1
     assert {entry.directory for entry in got} == {built[0].parent}
-    assert got[0].packages == [{"package": {"key": "module"}}]
+    assert got[0].about == [{"package": {"key": "module"}}]
 
 
 def test_a_build_that_fails_leaves_nothing_and_the_next_one_builds_anew(tmp_path: Path, use: Use) -> None:
@@ -88,7 +88,7 @@ def test_what_a_killed_build_has_left_is_never_used_and_is_removed(tmp_path: Pat
     subprocess.run([sys.executable, "-c", KILLED, tmp_path], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert (tmp_path / "environments" / "ab-1" / "venv" / "half").exists()
     entry = use("ab")
-    assert not (entry.venv / "half").exists()
+    assert not (entry.content / "half").exists()
     Environments(tmp_path).tidy(age=0, size=0)
     assert names(tmp_path) == [entry.directory.name]
 
@@ -103,21 +103,21 @@ def test_nobody_waits_for_a_dead_builder_nor_removes_the_work_of_a_living_one(tm
 
 def test_the_shared_files_are_read_only_and_removed_all_the_same(tmp_path: Path, use: Use) -> None:
     entry = use("ab")
-    assert (entry.venv / "lib" / "module.py").stat().st_mode & 0o222 == 0
-    assert (entry.venv / "lib").stat().st_mode & 0o222 == 0
+    assert (entry.content / "lib" / "module.py").stat().st_mode & 0o222 == 0
+    assert (entry.content / "lib").stat().st_mode & 0o222 == 0
     entry.close()
     assert Environments(tmp_path).shrink(0) == 0
     assert names(tmp_path) == []
 
 
 def put(entry: Environment) -> None:
-    (entry.venv / "lib").chmod(0o755)
-    (entry.venv / "lib" / "more.py").write_text("")
+    (entry.content / "lib").chmod(0o755)
+    (entry.content / "lib" / "more.py").write_text("")
 
 
 def drop(entry: Environment) -> None:
-    (entry.venv / "lib").chmod(0o755)
-    (entry.venv / "lib" / "module.py").unlink()
+    (entry.content / "lib").chmod(0o755)
+    (entry.content / "lib" / "module.py").unlink()
 
 
 @pytest.mark.parametrize("alter", [put, drop])
@@ -127,7 +127,7 @@ def test_an_altered_environment_is_built_anew_while_others_go_on_in_it(tmp_path:
     alter(first)  # type: ignore[operator]
     second = use("ab")
     assert second.directory != first.directory
-    assert first.venv.exists()
+    assert first.content.exists()
     assert use("ab", never).directory == second.directory
     first.close()
     Environments(tmp_path).tidy(age=0, size=0)
@@ -138,8 +138,8 @@ def test_a_file_written_in_place_is_noticed_when_tidying(tmp_path: Path, use: Us
     entry = use("ab")
     entry.close()
     time.sleep(0.02)
-    (entry.venv / "lib" / "module.py").chmod(0o644)
-    (entry.venv / "lib" / "module.py").write_text("import malice")
+    (entry.content / "lib" / "module.py").chmod(0o644)
+    (entry.content / "lib" / "module.py").write_text("import malice")
     Environments(tmp_path).tidy(age=0, size=0)
     assert names(tmp_path) == []
 
@@ -147,8 +147,8 @@ def test_a_file_written_in_place_is_noticed_when_tidying(tmp_path: Path, use: Us
 def test_byte_code_that_python_adds_is_no_alteration(tmp_path: Path, use: Use) -> None:
     entry = use("ab")
     time.sleep(0.02)
-    (entry.venv / "lib" / "__pycache__").chmod(0o755)
-    (entry.venv / "lib" / "__pycache__" / "module.opt-1.pyc").write_text("")
+    (entry.content / "lib" / "__pycache__").chmod(0o755)
+    (entry.content / "lib" / "__pycache__" / "module.opt-1.pyc").write_text("")
     assert entry.intact(thoroughly=True)
 
 

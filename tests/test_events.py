@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from runner import events
-from runner.events import Checkpoint, ContractError, Finished, Options, Order, Phase, Placed, Started
+from runner.events import Checkpoint, ContractError, Failing, Finished, GpuState, Options, Order, Phase, Placed, Started
 
 ORDER = Order(
     document={"experiment": {"key": "k"}, "config": {}},
@@ -19,6 +19,7 @@ ORDER = Order(
     version="3.11.2",
     reported=False,
     options=Options(home="/x", file_roots=("/a", "/b"), env_allow=("NAME",), store_patience=3.5),
+    gpus=("GPU-1", "GPU-2"),
 )
 
 
@@ -29,11 +30,30 @@ def test_an_order_comes_out_as_it_went_in() -> None:
 
 @pytest.mark.parametrize(
     "event",
-    [Placed("abc-1"), Phase("fetch"), Started(42), Checkpoint(3), Checkpoint(0, "no"), Finished("failed", "why\nso")],
+    [
+        Placed("abc-1"),
+        Phase("fetch"),
+        Started(42),
+        Failing(),
+        Checkpoint(3),
+        Checkpoint(0, "no"),
+        Finished("failed", "why\nso"),
+    ],
 )
 def test_an_event_comes_out_as_it_went_in(event: events.Event) -> None:
     assert events.from_line(events.to_line(event)) == event
     assert events.to_line(event).count(b"\n") == 1
+
+
+def test_the_state_of_gpus_comes_out_as_it_went_in() -> None:
+    assert GpuState.from_line(GpuState("GPU 0 is gone").to_line()) == GpuState("GPU 0 is gone")
+    for line in (b"", b"[]", b"{}", b'{"fault": "", "more": 1}'):
+        with pytest.raises(ContractError):
+            GpuState.from_line(line)
+
+
+def test_a_broken_gpu_is_the_machines_fault_however_the_attempt_ends() -> None:
+    assert Finished("stopped", "why", verdict="gpu").fault == "machine"
 
 
 @pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"nonsense", b'{"event": "placed"}', b'{"event": "unheard of"}'])

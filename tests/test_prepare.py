@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from runner import envelope
+from runner.sealing import read_public_key
+from runner.signing import read_signer
 from tests.e2e.harness import archive, put
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +22,17 @@ def prepare(root: Path, message: dict[str, Any]) -> subprocess.CompletedProcess[
     (root / "message.json").write_text(json.dumps(message))
     (root / "store").mkdir(exist_ok=True)
     uv = Path(sys.executable).parent / "uv"
-    options = ["--working-dir", root, "--file-root", root / "store", "--uv", uv, root / "message.json"]
+    options = [
+        "--working-dir",
+        root,
+        "--file-root",
+        root / "store",
+        "--uv",
+        uv,
+        "--encrypt-dir",
+        root / "certs",
+        root / "message.json",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1", "AMQP_URL": "amqp://unused"}
     argv = [sys.executable, "-m", "runner", "prepare", *options]
     return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
@@ -40,6 +53,22 @@ def test_an_environment_is_prepared_and_then_there_already(tmp_path: Path) -> No
     assert "the environment of experiment 'k' is there already: Python 3." in second.stdout
     assert second.stdout.count("\n") == 1
     assert os.listdir(tmp_path / "studio-runner" / "experiments") == []
+
+
+def test_an_encrypted_message_is_opened_with_the_runners_keys(tmp_path: Path) -> None:
+    put(tmp_path / "store" / "code.tar", archive({"x.py": b""}))
+    keys = ROOT / "tests" / "vectors" / "keys"
+    inside = message(tmp_path, status="waiting", time_added=1.0, resources_needed={})
+    inside["config"]["experimentLifetime"] = None
+    recipient = read_public_key((keys / "studioml_request.pub.pem").read_text())
+    sealed = envelope.made(inside, recipient, read_signer((keys / "studioml_signing").read_bytes(), None))
+    done = prepare(tmp_path, sealed)
+    assert done.returncode == 1
+    assert "there is no encryption/ssh-privatekey in" in done.stderr
+    put(tmp_path / "certs" / "encryption" / "ssh-privatekey", (keys / "studioml_request.pem").read_bytes())
+    put(tmp_path / "certs" / "passphrase" / "ssh-passphrase", b"PassPhrase\n")
+    done = prepare(tmp_path, sealed)
+    assert "the environment of experiment 'k' is built in " in done.stdout, done.stderr
 
 
 def test_a_bad_message_is_told_with_all_its_faults(tmp_path: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import pwd
+import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ from typing import Any
 import pytest
 
 from runner.events import Finished
+from runner.place import make_home
 from runner.request import Resources
 from runner.usage import suggestion
 from tests.attempts import carried_out, metadata, order
@@ -236,3 +242,49 @@ def test_suggestions_leave_headroom_and_say_nothing_of_trifles() -> None:
     assert suggestion(asked, 100, 150, 2**30, 1000 * MIB) == "cpus 2 and ram 1.2 GiB would have been enough"
     assert suggestion(asked, 10, 15, 3 * 2**30, 1000 * MIB) == "", "too short to tell cores"
     assert suggestion(Resources(cpus=1, ram=200 * MIB), 100, 1, MIB, MIB) == ""
+
+
+def works(python: str) -> bool:
+    """Tell whether another user can run a Python, and make environments with it."""
+    try:
+        done = subprocess.run([python, "-c", "import ensurepip, venv"], user="nobody", capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+RUN_AS = """
+import os, pathlib, subprocess, sys
+print("user", os.getuid(), os.getgid(), os.environ["USER"], os.environ["HOME"])
+for path in ("../_metadata/x", "../_runner/x", sys.argv[1]):
+    try:
+        open(path, "w")
+        print("wrote", path)
+    except PermissionError:
+        print("kept out")
+for path in ("mine", "../output/too", os.environ["TMPDIR"] + "/x", sys.prefix + "/x"):
+    open(path, "w").write("data")
+os.kill(os.getppid(), 0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as others")
+def test_experiments_may_run_as_another_user(tmp_path: Path) -> None:
+    if not works("/usr/bin/python3"):
+        pytest.skip("no Python that another user could make environments with")
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        make_home(home, shared=True)
+        home.chmod(0o711)
+        (home / "shared").write_text("of the runner")
+        wanted = order(home, tmp_path, RUN_AS, options={"run_as": "nobody"}, args=[str(home / "shared")])
+        finished = carried_out(dataclasses.replace(wanted, python="/usr/bin/python3"))
+        said = output(tmp_path)
+        nobody = pwd.getpwnam("nobody")
+        assert f"user {nobody.pw_uid} {nobody.pw_gid} nobody /nonexistent" in said, said
+        assert said.count("kept out") == 3
+        assert finished.sentence.endswith("PermissionError: [Errno 1] Operation not permitted"), "the runner is not its"
+        with tarfile.open(tmp_path / "store" / "output.tar") as stored:
+            assert "too" in stored.getnames()
+        environment = next((home / "environments").glob("*/venv"))
+        assert {path.lstat().st_uid for path in environment.rglob("*")} == {0}, "it changes nothing for the next one"

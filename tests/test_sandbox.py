@@ -43,6 +43,30 @@ def test_requirements_of_a_clients_machine_become_installable() -> None:
     assert "submitting machine" in made.remarks[0]
 
 
+@pytest.mark.parametrize(
+    ("line", "python", "installed"),
+    [
+        ("tensorflow==1.15.2", "3.7.17", "tensorflow_gpu==1.15.2"),
+        ("TensorFlow == 2.0.0 ; python_version < '3.8'", "3.7.17", "tensorflow_gpu == 2.0.0 ; python_version < '3.8'"),
+        ("tensorflow==1.*", "3.6.15", "tensorflow_gpu==1.*"),
+        ("tensorflow==1.14.0rc1", "3.11.2", "tensorflow_gpu==1.14.0rc1"),
+        ("tensorflow", "3.7.17", "tensorflow_gpu"),
+        ("tensorflow", "3.11.2", "tensorflow"),
+        ("tensorflow==2.1.0", "3.7.17", "tensorflow==2.1.0"),
+        ("tensorflow==2.16.1", "3.11.2", "tensorflow==2.16.1"),
+        ("tensorflow[and-cuda]==2.16.1", "3.11.2", "tensorflow[and-cuda]==2.16.1"),
+        ("tensorflow>=1.4", "3.7.17", "tensorflow>=1.4"),
+        ("tensorflow-estimator==1.15.2", "3.7.17", "tensorflow-estimator==1.15.2"),
+        ("tensorflow @ https://host/tensorflow.whl", "3.7.17", "tensorflow @ https://host/tensorflow.whl"),
+    ],
+)
+def test_tensorflows_package_for_gpus_is_installed_where_it_is_one_of_its_own(
+    line: str, python: str, installed: str
+) -> None:
+    assert installable([line], gpu_python=python).requirements == (installed,)
+    assert installable([line]).requirements == (line,)
+
+
 @pytest.mark.parametrize("line", ["studioml==0.0.49", "studioml", "StudioML @ file:///x", "studioml>=0.0.4"])
 def test_the_clients_own_package_comes_from_the_workspace(line: str) -> None:
     assert installable([line, "studioml-extra==1"], studioml="/w/dist/studioml-1.tar.gz").requirements == (
@@ -51,7 +75,14 @@ def test_the_clients_own_package_comes_from_the_workspace(line: str) -> None:
     )
 
 
-def job(tmp_path: Path, *, env: dict[str, object] | None = None, cpus: int = 1, allow: tuple[str, ...] = ()) -> Job:
+def job(
+    tmp_path: Path,
+    *,
+    env: dict[str, object] | None = None,
+    cpus: int = 1,
+    allow: tuple[str, ...] = (),
+    gpus: tuple[str, ...] = (),
+) -> Job:
     workspace = {"qualified": "s3://h:1/b/k.tar", "credentials": {"aws": {"access_key": "", "secret_access_key": ""}}}
     document = {
         "experiment": {
@@ -64,7 +95,7 @@ def job(tmp_path: Path, *, env: dict[str, object] | None = None, cpus: int = 1, 
         "config": {"env": env or {}},
     }
     options = Options(home=str(tmp_path), env_allow=allow)
-    order = Order(document, "q", 0, None, 3, "/usr/bin/python3", "3.11.2", False, options)
+    order = Order(document, "q", 0, None, 3, "/usr/bin/python3", "3.11.2", False, options, gpus)
     return Job(request.from_document(document), order, Place(tmp_path, "name-1"), lambda *_: 0, print, time.sleep)
 
 
@@ -85,6 +116,16 @@ def test_threads_are_told_for_more_than_one_core(tmp_path: Path) -> None:
     seen = environment.for_experiment(job(tmp_path, cpus=4), {}, Path("/env/bin"))
     assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "4"
     assert seen["OPENMP"] == "True"
+    chosen = job(tmp_path, cpus=4, env={"OMP_NUM_THREADS": "1"})
+    seen = environment.for_experiment(chosen, {"OMP_NUM_THREADS": "64"}, Path("/env/bin"))
+    assert (seen["OMP_NUM_THREADS"], seen["MKL_NUM_THREADS"]) == ("1", "4")
+
+
+def test_an_experiment_sees_the_cards_that_it_has_got_whatever_its_message_says(tmp_path: Path) -> None:
+    mine = job(tmp_path, gpus=("GPU-1", "GPU-2"), env={"CUDA_VISIBLE_DEVICES": "0"})
+    seen = environment.for_experiment(mine, {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, Path("/"))
+    assert seen["CUDA_VISIBLE_DEVICES"] == seen["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert seen["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_a_message_reads_only_the_runners_harmless_and_allowed_variables(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def test_every_option_of_the_protocol_exists() -> None:
 
 def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
     samples = {"DIR": str(tmp_path), "FILE": __file__, "SIZE": "2GiB", "DURATION": "90s", "N": "7", "BOOL": "true"}
-    samples["PROGRAM"] = sys.executable
+    samples |= {"PROGRAM": sys.executable, "USER": "nobody", "IMAGE,…": "docker://python:3.11"}
     for flag, field in FIELDS.items():
         if field.metadata["later"] or flag in ("--s3-cert", "--s3-key", "--sqs-endpoint", "--cache-dir"):
+            continue
+        if flag == "--run-as" and os.geteuid() != 0:
             continue
         text = samples.get(field.metadata["metavar"], "a.b")
         by_flag, by_variable = (
@@ -137,6 +140,17 @@ def test_googles_own_variables_count_where_ours_are_not_set() -> None:
     assert "GOOGLE_APPLICATION_CREDENTIALS is '/no/such'" in faults(GOOGLE_APPLICATION_CREDENTIALS="/no/such")[0]
     for wrong in ("ftp://a", "https://user:hunter2@a", "https://a/b"):
         assert faults("--google-endpoint", wrong) == ("--google-endpoint must be http[s]://HOST[:PORT]",)
+
+
+def test_keys_have_their_places_in_one_directory_or_each_its_own() -> None:
+    def places(*arguments: str, **environ: str) -> list[str]:
+        given = settings(*arguments, **environ)
+        return [str(path) for path in (given.private_keys, given.signers, given.report_readers)]
+
+    assert places() == ["certs/message", "certs/queues/signing", "certs/queues/response-encrypt"]
+    assert places("--certs-dir", "/k") == ["/k/message", "/k/queues/signing", "/k/queues/response-encrypt"]
+    others = {"REQUEST_SIGNATURES_DIR": "/s", "RESPONSE_SIGNATURES_DIR": "/r", "CERTS_DIR": "/k"}
+    assert places("--encrypt-dir", "/m", **others) == ["/m", "/s", "/r"]
 
 
 def test_options_that_belong_together_are_checked_together() -> None:

@@ -244,7 +244,7 @@ def test_a_message_stays_hidden_for_as_long_as_it_is_kept_alive(sqs: SQSServer, 
     sqs.publish(QUEUE, b"long")
     first, second = (bench.open(here, timing=Timing(visibility=2.0, poll=1)) for _ in range(2))
     held = bench.take(first)
-    assert held.redeliveries == 0
+    assert (held.redeliveries, held.redelivered) == (0, False)
     second.take(QUEUE)
     bench.idle(6.0, held)
     assert not held.lost
@@ -252,7 +252,7 @@ def test_a_message_stays_hidden_for_as_long_as_it_is_kept_alive(sqs: SQSServer, 
     bench.idle(2.5)  # as if the runner had hung
     assert held.lost
     again = bench.take(second)
-    assert (again.body, again.redeliveries) == (b"long", 1)
+    assert (again.body, again.redeliveries, again.redelivered) == (b"long", 1, True)
     again.ack()
     assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
 

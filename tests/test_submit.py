@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from runner import request
+from runner import envelope, request
 from runner.errors import ConfigError, RequestError, Unavailable
 from runner.record import Record
 from runner.retry import Patience
+from runner.sealing import open_sealed, read_private_key
+from runner.signing import read_verifier
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
 from runner.submit import main
+
+KEYS = Path(__file__).resolve().parent / "vectors" / "keys"
+PUBLIC, SIGNING = str(KEYS / "studioml_request.pub.pem"), str(KEYS / "studioml_signing")
 
 
 @pytest.fixture
@@ -92,6 +97,16 @@ def test_the_record_is_there_before_the_message_and_has_no_secrets(there: list[s
     assert "s3cret" not in json.dumps(record)
 
 
+def test_a_message_can_be_encrypted_and_signed(there: list[str], tmp_path: Path) -> None:
+    main([*there, "--encrypt", PUBLIC, "--sign", SIGNING, "--env", "API_TOKEN=s3cret", "code", "train.py"])
+    (path,) = (tmp_path / "queues" / "local_q").iterdir()
+    assert b"s3cret" not in path.read_bytes()
+    sealed = envelope.read(json.loads(path.read_bytes()))
+    read_verifier(Path(f"{SIGNING}.pub").read_text()).verify(sealed.payload, sealed.signature)
+    key = read_private_key((KEYS / "studioml_request.pem").read_bytes(), b"PassPhrase")
+    assert request.parse(open_sealed(sealed.payload, key)).env == {"API_TOKEN": "s3cret"}
+
+
 def test_the_same_workspace_is_stored_once(there: list[str], tmp_path: Path) -> None:
     main([*there, "code", "train.py"])
     main([*there, "code", "train.py"])
@@ -114,6 +129,11 @@ def test_a_module_can_be_run(there: list[str], tmp_path: Path) -> None:
         (["--queue-root", "missing", "code", "train.py"], "--queue-root is 'missing', which is not a directory"),
         (["--env", "A", "code", "train.py"], "must be NAME=VALUE"),
         (["--amqp-url", "amqp://x", "code", "train.py"], "one place where the queue is"),
+        (["--encrypt", PUBLIC, "code", "train.py"], "--encrypt and --sign belong together"),
+        (["--sign", SIGNING, "code", "train.py"], "--encrypt and --sign belong together"),
+        (["--encrypt", "none", "--sign", SIGNING, "code", "train.py"], "none cannot be read: No such file"),
+        (["--encrypt", SIGNING, "--sign", SIGNING, "code", "train.py"], f"{SIGNING}: the public key cannot be read"),
+        (["--encrypt", PUBLIC, "--sign", PUBLIC, "code", "train.py"], f"{PUBLIC}: the private key cannot be read"),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_published(

@@ -23,6 +23,8 @@ servers)
   need 'command -v memcached' memcached
   need 'command -v openssl' openssl
   need 'command -v git' git
+  need 'command -v mmdebstrap' mmdebstrap
+  need 'command -v docker-registry' docker-registry
   ;;
 *)
   echo "usage: $0 python|servers" >&2

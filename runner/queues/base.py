@@ -18,6 +18,8 @@ class Delivery(Protocol):
     #: Deliveries of this message before this one, to whomever and however they ended, where the server counts them,
     #: otherwise None.
     redeliveries: int | None
+    #: True when the server says that it has delivered this very message before.
+    redelivered: bool
 
     @property
     def lost(self) -> bool:

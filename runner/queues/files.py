@@ -40,6 +40,7 @@ class FileDelivery:
     """A message file, locked."""
 
     redeliveries: int | None = None
+    redelivered = False
 
     def __init__(self, queue: str, path: Path, file: FileIO, body: bytes) -> None:
         self.queue, self.body = queue, body

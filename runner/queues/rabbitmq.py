@@ -37,12 +37,14 @@ _RECONNECTION = Patience(total=float("inf"))
 class RabbitDelivery:
     """A message held on a channel of its own."""
 
-    def __init__(self, queue: str, channel: Channel, tag: int, properties: BasicProperties, body: bytes) -> None:
-        self.queue, self.body = queue, body
+    def __init__(
+        self, queue: str, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        self.queue, self.body, self.redelivered = queue, body, bool(method.redelivered)
         # Only quorum queues count: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
         count = (properties.headers or {}).get("x-delivery-count")
         self.redeliveries: int | None = count if isinstance(count, int) else None
-        self._channel, self._tag, self._settled = channel, tag, False
+        self._channel, self._tag, self._settled = channel, method.delivery_tag, False
 
     @property
     def lost(self) -> bool:
@@ -94,7 +96,7 @@ class _Listener:
 
     def _pushed(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         channel.basic_cancel(method.consumer_tag)
-        self.delivery = RabbitDelivery(self.queue, channel, method.delivery_tag, properties, body)
+        self.delivery = RabbitDelivery(self.queue, channel, method, properties, body)
 
     def _cancelled(self, _frame: Any) -> None:
         """The broker has ended the consumer: the queue is deleted, or moves to another node."""

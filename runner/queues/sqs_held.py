@@ -91,6 +91,7 @@ class SQSDelivery:
         attributes = message.get("Attributes") or {}
         count = str(attributes.get("ApproximateReceiveCount", ""))
         self.redeliveries: int | None = int(count) - 1 if count.isdigit() else None
+        self.redelivered = bool(self.redeliveries)
         self._place, self._hands, self._message = place, hands, message
         self._timing = timing
         self._ceiling = received + timing.ceiling

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from runner.errors import MachineError
 from runner.events import Order
 from runner.place import Place
 from runner.request import Request
+from runner.sandbox.users import User
 
 
 class Run(Protocol):
@@ -39,6 +41,16 @@ class Job:
     pause: Callable[[float], None]
 
 
+def user_of(order: Order) -> User | None:
+    """Return the user that an order's programs run as, None for the runner's own. Raises MachineError."""
+    if not order.options.run_as:
+        return None
+    try:
+        return User.named(order.options.run_as)
+    except KeyError as error:
+        raise MachineError(f"there is no user {order.options.run_as!r} on this machine any more") from error
+
+
 class Sandbox(Protocol):
     """One kind of sandbox, made of a Job."""
 
@@ -47,6 +59,9 @@ class Sandbox(Protocol):
 
     def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         """Return argv and environment of the experiment; to be started in the workspace."""
+
+    def status(self, status: int) -> int:
+        """Return the experiment's exit status, negative for a signal, by that of the program that ``command`` named."""
 
     def packages(self) -> list[dict[str, Any]]:
         """Return what is installed, as ``pipdeptree --json`` would list it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from runner.errors import MachineError
 from runner.place import remove
 from runner.retry import Patience
 from runner.sandbox import complaints
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.layer import site_packages
 from runner.sandbox.recipe import Recipe
 from runner.sandbox.requirements import Installable, normal_name
+from runner.sandbox.users import give
 
 # The oldest Python that uv works for.
 _OLDEST_OF_UV = (3, 8)
@@ -45,11 +47,14 @@ with open(sys.argv[1], "w") as file:
 class Builder:
     """Carries a recipe out. All programs run through ``job.run``, which may as well run them in a container.
 
-    ``uv`` is its path, "" for pip alone.
+    ``uv`` is its path, "" for pip alone. ``options`` are for Python's venv.
     """
 
-    def __init__(self, job: Job, recipe: Recipe, indexes: Indexes, *, uv: str = "") -> None:
-        self._job, self._recipe, self._indexes, self._uv = job, recipe, indexes, uv
+    def __init__(
+        self, job: Job, recipe: Recipe, indexes: Indexes, *, uv: str = "", options: Sequence[str] = ()
+    ) -> None:
+        self._job, self._recipe, self._indexes, self._uv, self._options = job, recipe, indexes, uv, options
+        self._user = user_of(job.order)
         self._patience = Patience(job.order.options.index_patience, first=1.0)
 
     def build(self, venv: Path) -> None:
@@ -65,7 +70,10 @@ class Builder:
 
     def _make(self, venv: Path, *options: str) -> None:
         self._job.say(f"making a virtual environment with Python {self._recipe.version}")
-        argv = [self._recipe.python, "-m", "venv", *options, str(venv)]
+        venv.mkdir()
+        if self._user:
+            give(venv, self._user)
+        argv = [self._recipe.python, "-m", "venv", *self._options, *options, str(venv)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(
                 f"{self._recipe.python} cannot make virtual environments, its output says why "
@@ -92,15 +100,21 @@ class Builder:
 
         def once() -> None:
             if status := self._pip(venv, *next(caching), "-r", str(listed)):
-                raise complaints.error(status, self._log.read_text(errors="replace") if self._log.exists() else "")
+                raise complaints.error(status, self._log.read_text(errors="replace"))
 
         retry.call(once, self._patience, sleep=self._job.pause)
 
     def _pip(self, venv: Path, *words: str) -> int:
         argv = [str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
-        self._log.unlink(missing_ok=True)
+        self._blank(self._log)
         argv += ["--progress-bar", "off", "--log", str(self._log), *words]
         return self._job.run(argv, self._indexes.environ, _NOWHERE)
+
+    def _blank(self, path: Path) -> None:
+        """Make an empty file of ours that installers can write to, and not replace."""
+        path.write_bytes(b"")
+        if self._user:
+            os.chown(path, self._user.uid, self._user.gid)
 
     @property
     def _log(self) -> Path:
@@ -108,6 +122,7 @@ class Builder:
 
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
+        path.unlink(missing_ok=True)  # packages of the list before may have put a link there
         path.write_text("\n".join(each.requirements) + "\n")
         return path
 
@@ -142,6 +157,7 @@ class Builder:
     def _seed(self, venv: Path) -> list[str]:
         """Return uv's words for pip, and what else Python's own installer of it would bring, from where it has it."""
         bundled = self._job.place.scratch / "bundled.txt"
+        self._blank(bundled)
         argv = [str(venv / "bin" / "python"), "-c", _BUNDLED, str(bundled)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(f"{self._recipe.python} does not work, its output says why")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 
 _HARMLESS = ("PATH", "HOME", "USER", "LANG", "TZ", "LD_LIBRARY_PATH")
 _HARMLESS_PREFIXES = ("LC_", "CUDA_")
@@ -40,7 +40,7 @@ def is_installers(name: str) -> bool:
 
 def for_installer(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that pip is to see: the harmless ones and the operator's package index settings."""
-    ours = harmless(environ) | _place(job)
+    ours = harmless(environ) | _place(job) | _user(job)
     for name, value in environ.items():
         if is_installers(name):
             ours[name] = value
@@ -55,20 +55,29 @@ def expand(value: str, known: Mapping[str, str]) -> str:
 def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str, str]:
     """Build an experiment's whole environment (protocol section 5). ``path`` goes before the runner's PATH."""
     known = harmless(environ, job.order.options.env_allow)
-    variables = harmless(environ)
+    variables = harmless(environ) | _user(job)
     variables |= {name: expand(value, known) for name, value in job.request.env.items()}
+    gpus = ",".join(job.order.gpus) or "-1"
     variables["PATH"] = f"{path}:{variables.get('PATH', '/usr/bin:/bin')}"
     variables |= _place(job) | {
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "NVIDIA_VISIBLE_DEVICES": "-1",
+        "CUDA_VISIBLE_DEVICES": gpus,
+        "NVIDIA_VISIBLE_DEVICES": gpus,
         "AWS_SDK_LOAD_CONFIG": "1",
         "PYTHONUNBUFFERED": "1",
         # Crashes leave a traceback in the output, and so do hangs (usage.py).
         "PYTHONFAULTHANDLER": "1",
     }
-    if job.request.resources.cpus > 1:
-        variables |= {name: str(job.request.resources.cpus) for name in _THREADS} | {"OPENMP": "True"}
-    return variables
+    return _threads(job.request.resources.cpus) | variables
+
+
+def _threads(cores: int) -> dict[str, str]:
+    """How many threads numerical libraries are to use, unless the message says it itself."""
+    return {**dict.fromkeys(_THREADS, str(cores)), "OPENMP": "True"} if cores > 1 else {}
+
+
+def _user(job: Job) -> dict[str, str]:
+    user = user_of(job.order)
+    return user.variables if user else {}
 
 
 def _place(job: Job) -> dict[str, str]:

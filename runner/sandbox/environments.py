@@ -3,6 +3,8 @@
 An entry is a directory ``environments/<key>-<n>`` with ``venv`` (the environment, read-only), ``ready.json`` (written
 last: without it the build is under way, or broken) and ``lock``: held exclusively by who builds or removes the entry,
 shared by those who use it. It is built where it stays, for environments have their own path written all over them.
+
+Images of containers are kept in the same way, as ``images/<key>-<n>/image.sif``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ _GONE = ".gone-"
 # How often to look whether another attempt has built the environment; whether it lets go of the list. In seconds.
 _BUILDING, _LISTING = 0.2, 0.005
 
-Packages = list[dict[str, Any]]
+# By the name of the cache's directory: what an entry's content is called.
+_CONTENT = {"environments": "venv", "images": "image.sif"}
+
+About = Any
+"""What a build has to say of what it made: JSON."""
 Pause = Callable[[float], None]
 
 
@@ -46,9 +52,9 @@ class Environment:
         self._lock: IO[str] = (directory / _LOCK).open("a")
 
     @property
-    def venv(self) -> Path:
-        """The virtual environment itself."""
-        return self.directory / "venv"
+    def content(self) -> Path:
+        """The virtual environment itself, or the image."""
+        return self.directory / _CONTENT[self.directory.parent.name]
 
     @property
     def ready(self) -> bool:
@@ -61,15 +67,14 @@ class Environment:
         return (self.directory / _SPOILED).exists()
 
     @property
-    def packages(self) -> Packages:
-        """What was installed when it was built."""
-        listed: Packages = self._note["packages"]
-        return listed
+    def about(self) -> About:
+        """What its build said of it."""
+        return self._note["about"]
 
     @property
     def bytes(self) -> int:
         """How much disk it takes."""
-        return int(self._note["bytes"]) if self.ready else sum(_disk(status) for _, status in _walk(self.venv))
+        return int(self._note["bytes"]) if self.ready else sum(_disk(status) for _, status in _walk(self.content))
 
     @property
     def last_used(self) -> float:
@@ -90,17 +95,17 @@ class Environment:
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         os.utime(self.directory / _LOCK)
 
-    def seal(self, packages: Packages) -> None:
+    def seal(self, about: About) -> None:
         """Make it read-only, and note what it is."""
-        entries = list(_walk(self.venv))
+        entries = list(_walk(self.content))
         for path, status in entries:
             if not path.is_symlink():
                 path.chmod(status.st_mode & 0o555)
         checked = [path for path, _ in entries if _counts(path)]
         note = {
-            "packages": packages,
+            "about": about,
             "bytes": sum(_disk(status) for _, status in entries),
-            "folders": [str(path.relative_to(self.venv)) for path in checked if _is_folder(path)],
+            "folders": [str(path.relative_to(self.content)) for path in checked if _is_folder(path)],
             "sealed": max(path.lstat().st_ctime_ns for path in checked),
         }
         (self.directory / f".{_READY}").write_text(json.dumps(note))
@@ -117,9 +122,9 @@ class Environment:
         """
         try:
             note = self._note
-            paths = [f"{self.venv}/{folder}" for folder in note["folders"]]
+            paths = [str(self.content), *(f"{self.content}/{folder}" for folder in note["folders"])]
             if thoroughly:
-                paths = [str(path) for path, _ in _walk(self.venv) if _counts(path)]
+                paths = [str(path) for path, _ in _walk(self.content) if _counts(path)]
             return all(os.lstat(path).st_ctime_ns <= note["sealed"] for path in paths)
         except (OSError, ValueError):
             return False
@@ -157,16 +162,19 @@ def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 class Environments:
-    """All built environments below a runner's root. ``pause`` waits so many seconds, or raises what ends the wait."""
+    """All built environments below a runner's root, or all ``images``.
 
-    def __init__(self, home: Path, *, pause: Pause = time.sleep) -> None:
-        self._root, self._pause = home / "environments", pause
+    ``pause`` waits so many seconds, or raises what ends the wait.
+    """
 
-    def use(self, key: str, build: Callable[[Path], Packages]) -> Environment:
+    def __init__(self, home: Path, kind: str = "environments", *, pause: Pause = time.sleep) -> None:
+        self._root, self._pause = home / kind, pause
+
+    def use(self, key: str, build: Callable[[Path], About]) -> Environment:
         """Return the environment of this key, in use until it is closed; it is built if there is none.
 
-        ``build`` makes a virtual environment at a path where nothing is yet, and lists its packages. One builds while
-        others that want the same wait. What ``build`` raises is raised, and leaves nothing behind.
+        ``build`` makes its content at a path where nothing is yet, and says what it is. One builds while others that
+        want the same wait. What ``build`` raises is raised, and leaves nothing behind.
         """
         while (found := self._claim(key)) is None:
             self._pause(_BUILDING)
@@ -196,9 +204,9 @@ class Environments:
             entry.own()
             return entry
 
-    def _fill(self, entry: Environment, build: Callable[[Path], Packages]) -> None:
+    def _fill(self, entry: Environment, build: Callable[[Path], About]) -> None:
         try:
-            entry.seal(build(entry.venv))
+            entry.seal(build(entry.content))
             with self._listed():
                 entry.publish()
                 entry.share()
@@ -270,5 +278,5 @@ class Environments:
 
 
 def _spoil(entry: Environment) -> None:
-    log.warning("%s was altered since it was built: it is not used any more", entry.venv)
+    log.warning("%s was altered since it was built: it is not used any more", entry.content)
     entry.spoil()

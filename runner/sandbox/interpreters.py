@@ -36,15 +36,20 @@ def find(wanted: str, directories: list[Path] | None = None, *, more: Sequence[s
     ``directories`` are searched instead of PATH, pyenv's and uv's; ``more`` (``--python-dirs``) besides them, and
     before them. Raises MachineError naming what is there.
     """
-    prefix = tuple(int(part) for part in wanted.split("."))
-    prefix = _MEANT.get(prefix, prefix)
-    there = _installed(prefix[0], _directories(more) if directories is None else directories)
-    fitting = [one for one in there if one.version[: len(prefix)] == prefix]
+    numbers = prefix(wanted)
+    there = _installed(numbers[0], _directories(more) if directories is None else directories)
+    fitting = [one for one in there if one.version[: len(numbers)] == numbers]
     if not fitting:
         known = ", ".join(sorted({str(one) for one in there})) or "none at all"
-        named = ".".join(map(str, prefix))
+        named = ".".join(map(str, numbers))
         raise MachineError(f"this machine has no Python {named} for the experiment (it has {known}): install it")
     return max(fitting, key=lambda one: one.version)
+
+
+def prefix(wanted: str) -> tuple[int, ...]:
+    """Return what the version that a message names means, as numbers."""
+    numbers = tuple(int(part) for part in wanted.split("."))
+    return _MEANT.get(numbers, numbers)
 
 
 def there(directories: list[Path] | None = None, *, more: Sequence[str] = ()) -> list[Interpreter]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from runner.sandbox import procfs
+from runner.sandbox.users import User
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,11 +33,14 @@ def adopt_orphans() -> None:
 class Confines:
     """What holds for a program and all that it starts.
 
-    ``nice`` is added to its niceness; no file of its may be larger than ``largest_file`` bytes (0: any size).
+    ``nice`` is added to its niceness; no file of its may be larger than ``largest_file`` bytes, a ``user`` other than
+    ours has no more than so many ``processes`` (0: any number).
     """
 
     nice: int = 0
     largest_file: int = 0
+    processes: int = 0
+    user: User | None = None
 
 
 def _confine(confines: Confines) -> None:
@@ -46,6 +50,8 @@ def _confine(confines: Confines) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (confines.largest_file, confines.largest_file))
     if confines.nice:
         os.nice(confines.nice)
+    if confines.user and confines.processes:  # nobody counts those of root
+        resource.setrlimit(resource.RLIMIT_NPROC, (confines.processes, confines.processes))
 
 
 def start(
@@ -62,6 +68,7 @@ def start(
     no standard input, is killed when this process is, and leaves no core dumps; when memory runs out it dies before
     the runner does. Raises OSError when it cannot be started.
     """
+    user = confines.user
     child = subprocess.Popen(
         argv,
         env=env,
@@ -71,6 +78,9 @@ def start(
         stderr=subprocess.PIPE if apart else subprocess.STDOUT,
         bufsize=0,
         start_new_session=True,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=user.groups if user else None,
         # Threads of ours may hold locks meanwhile, but none that this function takes.
         preexec_fn=partial(_confine, confines),  # noqa: PLW1509
     )

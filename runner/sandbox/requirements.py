@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _LOCAL = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(\[.*\])?\s*@\s*file:", re.ASCII)
 _FILE_VERSION = re.compile(r"/[^/]+?-(?P<version>\d[^-/]*?)(-[^/]*\.whl|\.tar\.gz|\.zip)$")
+_TENSORFLOW = re.compile(r"^tensorflow\s*(===?\s*(?P<version>1\.[\w.*]+|2\.0[\w.*]*))?\s*(;.*|#.*)?$", re.I)
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -25,10 +26,11 @@ def normal_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
 
 
-def installable(requirements: Iterable[str], *, studioml: str = "") -> Installable:
+def installable(requirements: Iterable[str], *, studioml: str = "", gpu_python: str = "") -> Installable:
     """Turn ``pip freeze`` lines into ones that can be installed here (protocol sections 1 and 5).
 
     ``studioml`` is the path of the client's own package, in the workspace, which replaces any ``studioml`` line.
+    ``gpu_python`` is the interpreter's version where the experiment has GPUs.
     """
     kept, remarks = [], []
     for line in map(str.strip, requirements):
@@ -40,9 +42,26 @@ def installable(requirements: Iterable[str], *, studioml: str = "") -> Installab
         elif _LOCAL.match(line):
             kept.append(_from_index(line))
             remarks.append(f"{line!r} is a file of the submitting machine: installing {kept[-1]!r} instead")
+        elif gpu_python and name == "tensorflow":
+            kept.append(_for_gpus(line, gpu_python))
         else:
             kept.append(line)
     return Installable(tuple(kept), tuple(remarks))
+
+
+def _for_gpus(line: str, python: str) -> str:
+    """Name TensorFlow's package for GPUs where it is one of its own: up to 2.0.
+
+    Without a version, pip takes the newest that there is for the interpreter: since Python 3.8 a later one.
+    """
+    match = _TENSORFLOW.match(line)
+    if not match or (not match["version"] and _minor(python) >= (3, 8)):
+        return line
+    return "tensorflow_gpu" + line[len("tensorflow") :]
+
+
+def _minor(python: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in python.split(".")[:2])
 
 
 def _from_index(line: str) -> str:

@@ -9,25 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from runner.sandbox import environment, layer
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 from runner.sandbox.building import Builder, find_uv
-from runner.sandbox.environments import Environment, Environments, Packages
+from runner.sandbox.environments import Environment, Environments
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable, installable, normal_name
+from runner.sandbox.users import give, take_back
+
+Packages = list[dict[str, Any]]
 
 
 class VirtualEnvironment:
     """A Sandbox: the interpreter that the request names, with its requirements, in an environment of its own.
 
-    ``shared`` is the environment below it, in use by this process from ``prepare`` on; ``built`` if there was none.
+    ``version`` is the interpreter's, ``shared`` the environment below it, in use by this process from ``prepare`` on;
+    ``built`` if there was none.
     """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._user = user_of(job.order)
         self._own = job.place.scratch / "venv"
         self._recipe = recipe_of(job)
         self._indexes = Indexes.read(environment.for_installer(job, os.environ))
+        self.version = self._recipe.version
         self.shared: Environment | None = None
         self.built = False
 
@@ -38,11 +44,16 @@ class VirtualEnvironment:
         self.shared = environments.use(self._recipe.key(self._indexes), self._build)
         if self.built:
             environments.tidy(age=options.environments_age, size=options.environments_size)
-        layer.lay(self.shared.venv, self._own)
+        layer.lay(self.shared.content, self._own)
+        if self._user:
+            give(self._own, self._user)
 
     def _build(self, venv: Path) -> Packages:
         self.built = True
-        Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv)).build(venv)
+        builder = Builder(self._job, self._recipe, self._indexes, uv=find_uv(self._job.order.options.uv))
+        builder.build(venv)
+        if self._user:
+            take_back(venv)
         return installed(str(layer.site_packages(venv)))
 
     def command(self) -> tuple[list[str], dict[str, str]]:
@@ -52,9 +63,13 @@ class VirtualEnvironment:
         variables["VIRTUAL_ENV"] = str(self._own)
         return [str(programs / "python"), request.filename, *request.args], variables
 
+    def status(self, status: int) -> int:
+        """See Sandbox."""
+        return status
+
     def packages(self) -> Packages:
         """Return what was installed when the environment was built."""
-        return self.shared.packages if self.shared else []
+        return self.shared.about if self.shared else []
 
 
 def recipe_of(job: Job) -> Recipe:
@@ -66,7 +81,7 @@ def recipe_of(job: Job) -> Recipe:
     lists: list[Installable] = []
     paths: list[Path] = []
     for lines in (job.request.pythonenv, job.request.pip):
-        made = installable(lines, studioml=str(studioml))
+        made = installable(lines, studioml=str(studioml), gpu_python=job.order.version if job.order.gpus else "")
         requirements, local = located(made.requirements, workspace)
         lists.append(Installable(requirements, made.remarks))
         paths += local

@@ -195,8 +195,11 @@ def test_an_acknowledged_message_is_gone(backend: Backend) -> None:
 def test_a_message_that_is_given_back_comes_again_to_whoever_asks(backend: Backend) -> None:
     first, second = backend.open(), backend.open()
     backend.publish(backend.queue, message("x"))
-    backend.take(first).give_back()
+    held = backend.take(first)
+    assert not held.redelivered
+    held.give_back()
     again = backend.take(first)
+    assert again.redelivered is (first.kind != "local")  # a file says nothing of who had it before
     again.give_back()
     first.rest(backend.queue)
     assert backend.take(second).body == message("x")

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import secrets
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ def canary(name: str) -> str:
     return f"{name}+{secrets.token_urlsafe(24)}/x"
 
 
-RUNNERS = {name: canary(name) for name in ("amqp", "mgt", "aws", "variable", "index", "account", "profile")}
+RUNNERS = {
+    name: canary(name) for name in ("amqp", "mgt", "aws", "variable", "index", "account", "profile", "key", "pass")
+}
 MESSAGES = {
     name: canary(name) for name in ("access", "secret", "session", "token", "pipurl", "signature", "jwt", "database")
 }
@@ -52,7 +55,9 @@ for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"
         print(open(path, errors="replace").read().replace("\\0", " "))
     except OSError:
         pass
-print(open(os.environ["ACCOUNT_FILE"]).read())
+for path in glob.glob(os.environ["SECRET_FILES"], recursive=True):
+    if os.path.isfile(path):
+        print(open(path, errors="replace").read())
 time.sleep(float(os.environ["LINGER"]))
 raise SystemExit("it ends with " + known[0])
 """
@@ -69,6 +74,11 @@ def runner(place: Workplace, tmp_path: Path) -> Iterator[Runner]:
         f"[default]\naws_access_key_id = AKIA{'X' * 16}\naws_secret_access_key = {RUNNERS['profile']}\n"
     )
     (tmp_path / "aws" / "one" / "config").write_text("[default]\nregion = us-west-2\n")
+    for name, kind in (("encryption/ssh-privatekey-old", "key"), ("passphrase/ssh-passphrase-old", "pass")):
+        (tmp_path / "message" / name).parent.mkdir(parents=True)
+        (tmp_path / "message" / name).write_text("\n".join(["-----BEGIN RSA-----", *[RUNNERS[kind]] * 4]))
+    shutil.copy(KEYS / "studioml_request.pem", tmp_path / "message" / "encryption" / "ssh-privatekey")
+    (tmp_path / "message" / "passphrase" / "ssh-passphrase").write_bytes(PASSPHRASE)
     keys = tmp_path / "keys"
     keys.mkdir()
     (keys / "local_").write_text((KEYS / "studioml_request.pub.pem").read_text())
@@ -76,7 +86,16 @@ def runner(place: Workplace, tmp_path: Path) -> Iterator[Runner]:
     yield place.start(
         *("--amqp-mgt-url", f"http://studio:{quote(RUNNERS['mgt'], safe='')}@127.0.0.1:1"),
         *("--google-credentials", str(tmp_path / "account.json"), "--sqs-certs", str(tmp_path / "aws")),
-        *("--sqs-endpoint", "http://127.0.0.1:1", "--response-signatures-dir", str(keys), "--max-attempts", "1"),
+        *(
+            "--encrypt-dir",
+            str(tmp_path / "message"),
+            "--sqs-endpoint",
+            "http://127.0.0.1:1",
+            "--response-signatures-dir",
+            str(keys),
+            "--max-attempts",
+            "1",
+        ),
         env={
             "AMQP_URL": f"amqp://studio:{quote(RUNNERS['amqp'], safe='')}@127.0.0.1:1/%2f",
             "AWS_SECRET_ACCESS_KEY": RUNNERS["aws"],
@@ -134,7 +153,7 @@ def leaks(data: bytes, canaries: dict[str, str]) -> list[str]:
 
 def test_no_secret_is_in_anything_that_goes_out(place: Workplace, runner: Runner, tmp_path: Path) -> None:
     box = base64.b64encode(json.dumps(list(MESSAGES.values())).encode()).decode()
-    submit(place, SCRIPT, "demo", BOX=box, ACCOUNT_FILE=str(tmp_path / "account.json"), LINGER="2")
+    submit(place, SCRIPT, "demo", BOX=box, SECRET_FILES=f"{tmp_path}/[am]*/**", LINGER="2")
     running = until(lambda: [pid for pid in place.experiments() if b"main.py" in process(pid)], "it runs")
     runner.saw("starts")
     limits = Path(f"/proc/{runner.process.pid}/limits").read_text()

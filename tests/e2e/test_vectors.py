@@ -51,7 +51,7 @@ OUTCOMES = {
     "clear_hyperparam": "done",
     "clear_sqs": "done",
     "clear_completion_service": "done",
-    "clear_local_reuse": "given back: GPUs",
+    "clear_local_reuse": "given back: 1 GPU slot on each of 2 GPUs",
     "clear_url": "done",
 }
 
@@ -130,12 +130,12 @@ def test_real_clients_messages_run_and_leave_what_the_protocol_says(
     assert runner.stop() == 0, runner.log
     documents = site.documents()
     with capsys.disabled():
-        print(f"\n{'message':28}{'outcome':32}{'status':11}objects")
+        print(f"\n{'message':28}{'outcome':42}{'status':11}objects")
         for name, message in messages.items():
             key = message["experiment"]["key"]
             status = documents[key]["studioml"]["status"] if key in documents else "-"
             stored = [each.removeprefix(f"experiments/{key}/") for each in site.keys(f"experiments/{key}/")]
-            print(f"{name:28}{OUTCOMES[name]:32}{status:11}{' '.join(stored)}")
+            print(f"{name:28}{OUTCOMES[name]:42}{status:11}{' '.join(stored)}")
     for name, message in messages.items():
         if OUTCOMES[name] == "done":
             check_done(site, message, documents, message["experiment"]["key"])

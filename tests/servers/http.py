@@ -24,14 +24,16 @@ from typing import BinaryIO
 class Served:
     """One object, or another answer.
 
-    ``authorization`` is the header that it wants, ``head`` the status of a HEAD where that is another one, ``ranges``
-    whether it comes in parts. ``write`` sends the body in its own way, and the headers before it if ``raw``.
+    ``authorization`` is the header that it wants, ``challenge`` what it says without that, ``head`` the status of a
+    HEAD where that is another one, ``ranges`` whether it comes in parts. ``write`` sends the body in its own way, and
+    the headers before it if ``raw``.
     """
 
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
     authorization: str = ""
+    challenge: str = ""
     write: Callable[[BinaryIO], object] | None = None
     raw: bool = False
     head: int = 0
@@ -92,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server_of.headers.append(self.headers)
         served = self.server_of.objects.get(self.path, Served(status=404))
         if served.authorization and self.headers["Authorization"] != served.authorization:
-            served = Served(status=401)
+            served = Served(status=401, headers={"WWW-Authenticate": served.challenge})
         if self.command == "HEAD" and served.head:
             served = Served(status=served.head)
         body, status, headers = served.body, served.status, dict(served.headers)

@@ -14,6 +14,7 @@ from runner.settings import HelpWanted, Settings, read
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
        studio-runner explain [option ...] QUEUE
+       studio-runner doctor [option ...] [MESSAGE.json]
        studio-runner prepare [option ...] MESSAGE.json
        studio-runner listen [option ...] QUEUE
        studio-runner keys [option ...] QUEUE ...
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "explain": _explain,
         "prepare": _prepare,
         "keys": _keys,
+        "doctor": _doctor,
         "--version": _version,
     }
     try:
@@ -89,6 +91,12 @@ def _keys(words: list[str]) -> int:
     from runner.keygen import main as keys  # noqa: PLC0415
 
     return keys(words)
+
+
+def _doctor(words: list[str]) -> int:
+    from runner.doctor import main as doctor  # noqa: PLC0415
+
+    return doctor(words)
 
 
 def _listen(words: list[str]) -> int:

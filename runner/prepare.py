@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from runner import envelope, intake, request
+from runner import intake, message_file
 from runner.archive import Budget
 from runner.artifacts import Artifacts
 from runner.attempt import sandbox_for, store_options
 from runner.errors import ConfigError, MachineError
 from runner.events import Options, Order
 from runner.place import Place, make_home, placed
-from runner.private_keys import PrivateKeys
 from runner.request import Request
 from runner.sandbox.base import Job
 from runner.settings import Settings, read
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     settings, rest = read(PrepareSettings, arguments, os.environ, usage=_USAGE, words=True)
     if len(rest) != 1:
         raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
-    wanted = _request(_content(rest[0]), settings)
+    wanted = message_file.read(rest[0], settings)
     make_home(settings.home)
     order = _order(wanted, settings)
     began = time.monotonic()
@@ -61,23 +60,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.content}"
     )
     return 0
-
-
-def _request(body: bytes, settings: Settings) -> Request:
-    """Read a message; one that is encrypted is opened without a look at its signature: it was given by hand."""
-    document = request.load(body)
-    if request.is_envelope(document):
-        keys = PrivateKeys(settings.private_keys, clock=time.monotonic)
-        keys.check()
-        document = request.load(keys.open(envelope.read(document).payload))
-    return request.from_document(document, allow_env_secrets=settings.allow_env_secrets)
-
-
-def _content(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _order(wanted: Request, settings: Settings) -> Order:

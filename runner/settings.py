@@ -455,6 +455,18 @@ def read(
     ``kind`` may tell by a ``faults()`` method), and words after the flags unless ``words`` are wanted. Raises
     HelpWanted for ``--help``.
     """
+    options, rest, faults = gather(kind, arguments, environ, usage=usage)
+    if rest and not words:
+        faults.append(f"{rest[0]!r} is no option of this program: see --help")
+    if faults:
+        raise ConfigError(faults)
+    return options, rest
+
+
+def gather(
+    kind: type[T], arguments: Sequence[str], environ: Mapping[str, str], *, usage: str
+) -> tuple[T, list[str], list[str]]:
+    """Do as ``read`` does, but return the mistakes too: what was given wrongly has its default then."""
     fields = {flag_of(field): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given, rest, faults = _split(arguments, fields)
     if "--help" in given:
@@ -469,15 +481,11 @@ def read(
                 values[field.name] = _value(field, texts)
             except ValueError as error:
                 faults.append(f"{name} {error}")
-    if rest and not words:
-        faults.append(f"{rest[0]!r} is no option of this program: see --help")
     options = kind(**values)
     # What is missing can only be told when nothing that was given got lost.
     if not faults and hasattr(options, "faults"):
         faults.extend(options.faults())
-    if faults:
-        raise ConfigError(faults)
-    return options, rest
+    return options, rest, faults
 
 
 def _split(

@@ -17,7 +17,7 @@ from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
 from runner.cache import Cache
 from runner.cache_entries import Entries
 from runner.checkpoints import Checkpoints
-from runner.console import STDERR, Console
+from runner.console import STANDARD_OUTPUT, STDERR, Console
 from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
@@ -91,7 +91,12 @@ class Attempt:
                 self._claim()
                 self._fetch(METADATA, LOG_LABEL)
                 console = stack.enter_context(
-                    Console(self._log_path(), self._hear, most=self._order.options.max_output)
+                    Console(
+                        self._log_path(),
+                        self._hear,
+                        most=self._order.options.max_output,
+                        echo=STANDARD_OUTPUT if self._order.options.echo else None,
+                    )
                 )
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL, IMAGE)))
                 programs = Programs(

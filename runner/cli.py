@@ -14,6 +14,8 @@ from runner.settings import HelpWanted, Settings, read
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
        studio-runner explain [option ...] QUEUE
+       studio-runner run [option ...] MESSAGE.json|SCRIPT.py [ARGUMENT ...]
+       studio-runner validate [option ...] MESSAGE.json
        studio-runner doctor [option ...] [MESSAGE.json]
        studio-runner prepare [option ...] MESSAGE.json
        studio-runner listen [option ...] QUEUE
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "keys": _keys,
         "doctor": _doctor,
+        "run": _run,
+        "validate": _validate,
         "--version": _version,
     }
     try:
@@ -97,6 +101,18 @@ def _doctor(words: list[str]) -> int:
     from runner.doctor import main as doctor  # noqa: PLC0415
 
     return doctor(words)
+
+
+def _run(words: list[str]) -> int:
+    from runner.run import main as run  # noqa: PLC0415
+
+    return run(words)
+
+
+def _validate(words: list[str]) -> int:
+    from runner.validate import main as validate  # noqa: PLC0415
+
+    return validate(words)
 
 
 def _listen(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -12,6 +13,8 @@ from runner.errors import MachineError
 from runner.units import format_size
 
 STDOUT, STDERR = "stdout", "stderr"
+STANDARD_OUTPUT = 1
+"""The descriptor of our own."""
 
 # A longer line is handed on in pieces, so that output without line ends cannot fill the memory. In bytes.
 LONGEST_LINE = 1024 * 1024
@@ -29,8 +32,8 @@ class Console:
 
     Each whole line goes to ``hear``, with the stream it came on, ``STDOUT`` or ``STDERR``: of a line that a carriage
     return has overwritten what a terminal would show. ``most``: how many bytes of output the file takes (0: any); lines
-    are heard beyond that. ``clock`` gives monotonic seconds. Close it, or use it as a context manager: that hands on
-    last lines without end.
+    are heard beyond that. ``echo``: a descriptor that all output is written to as well; whoever reads it may go away.
+    ``clock`` gives monotonic seconds. Close it, or use it as a context manager: that hands on last lines without end.
     """
 
     def __init__(
@@ -39,9 +42,10 @@ class Console:
         hear: Callable[[str, str], None],
         *,
         most: int = 0,
+        echo: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hear, self._most, self._clock = hear, most, clock
+        self._hear, self._most, self._echo, self._clock = hear, most, echo, clock
         self._partial = {STDOUT: bytearray(), STDERR: bytearray()}
         self._bar_heard = 0.0
         self._tail: deque[str] = deque(maxlen=_REMEMBERED)
@@ -53,20 +57,24 @@ class Console:
     def feed(self, data: bytes, stream: str = STDOUT) -> None:
         """Take what was read of a stream. Raises MachineError when the disk does not."""
         self._keep(data)
+        self._show(data)
         self._split(data, stream)
 
     def say(self, sentence: str) -> None:
         """Write a line of the runner's own."""
-        self.write(f"studio-runner: {sentence}")
+        self.write(f"studio-runner: {sentence}", shown=True)
 
-    def write(self, line: str) -> None:
-        """Write a line on a line of its own, however much there is already."""
+    def write(self, line: str, *, shown: bool = False) -> None:
+        """Write a line on a line of its own, however much there is already; ``shown``: also where output is echoed."""
         for stream, partial in self._partial.items():
             if partial:
                 self._append(b"\n")
+                self._show(b"\n")
                 self._split(b"\n", stream)
         data = f"{line}\n".encode(errors="replace")
         self._append(data)
+        if shown:
+            self._show(data)
         self._split(data, STDOUT)
 
     @property
@@ -91,6 +99,14 @@ class Console:
                 f"\nstudio-runner: there is more output than --max-output {format_size(self._most)}: "
                 "what follows is not kept here\n".encode()
             )
+
+    def _show(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest and self._echo is not None:
+                rest = rest[os.write(self._echo, rest) :]
+        except OSError:
+            self._echo = None  # whoever looked at it has gone away
 
     def _append(self, data: bytes) -> None:
         try:

@@ -54,6 +54,7 @@ class Options:
     nice: int = 0
     run_as: str = ""
     singularity: str = "auto"
+    echo: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from runner import envelope, request
@@ -11,6 +12,13 @@ from runner.errors import ConfigError
 from runner.private_keys import PrivateKeys
 from runner.request import Request
 from runner.settings import Settings
+
+
+@dataclass(frozen=True)
+class ByHand(Settings):
+    """The options of the runner; those of queues are of no use here, and may be missing."""
+
+    queues_needed = False
 
 
 def read(name: str, settings: Settings) -> Request:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from runner import intake, message_file
@@ -15,6 +15,7 @@ from runner.artifacts import Artifacts
 from runner.attempt import sandbox_for, store_options
 from runner.errors import ConfigError, MachineError
 from runner.events import Options, Order
+from runner.message_file import ByHand
 from runner.place import Place, make_home, placed
 from runner.request import Request
 from runner.sandbox.base import Job
@@ -28,18 +29,9 @@ Builds the environment of the experiment in a message, as an attempt at it on th
 options that the runner has, --working-dir above all. Its workspace is fetched, for it may hold packages."""
 
 
-@dataclass(frozen=True)
-class PrepareSettings(Settings):
-    """The options of the runner; those of queues are of no use here, and may be missing."""
-
-    def faults(self) -> list[str]:
-        """Nothing is wrong with options that are not used."""
-        return []
-
-
 def main(arguments: Sequence[str]) -> int:
     """Build, or find that it is there; return 0. Raises RequestError with all faults of the message, among others."""
-    settings, rest = read(PrepareSettings, arguments, os.environ, usage=_USAGE, words=True)
+    settings, rest = read(ByHand, arguments, os.environ, usage=_USAGE, words=True)
     if len(rest) != 1:
         raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
     wanted = message_file.read(rest[0], settings)

@@ -20,6 +20,7 @@ from runner.machine.disk import Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.machine.gpus import Gpus
 from runner.machine.hoard import Hoard
+from runner.only_message import OnlyMessage
 from runner.place import make_home, sweep
 from runner.private_keys import PrivateKeys
 from runner.reasons import Reasons
@@ -37,8 +38,8 @@ log = logging.getLogger(__name__)
 _GPU_PATIENCE = 20.0
 
 
-def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
-    """Run experiments until told to stop; return the exit status. Raises ConfigError."""
+def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage | None = None) -> int:
+    """Run experiments until told to stop, or ``only`` one; return the exit status. Raises ConfigError."""
     envelopes = _envelopes(settings, clock)
     make_home(settings.home, shared=bool(settings.run_as))
     sweep(settings.home, keep=settings.debug)
@@ -61,7 +62,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
         gpus = GpuWatch(loop, allocator.gpus, None if allocator.gpus.absent else _open_nvml, clock)
         gpus.begin(_GPU_PATIENCE)
         log.info("GPUs: %s", allocator.gpus.offered())
-        servers = open_servers(settings, loop, work_queues(settings), settings.queue)
+        servers = [only] if only else open_servers(settings, loop, work_queues(settings), settings.queue)
         which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
         parts = Parts(
             servers=servers,
@@ -74,10 +75,10 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
             envelopes=envelopes,
             replays=Replays(settings.home / "completed"),
-            suspended=_suspension(settings, loop, stack),
+            suspended=(lambda: False) if only else _suspension(settings, loop, stack),
             clock=clock,
         )
-        Supervisor(settings, parts).run()
+        Supervisor(settings, parts).run(over=only.settled if only else None)
     return 0
 
 

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from runner.errors import ConfigError
 from runner.sandbox.users import User
@@ -176,7 +176,12 @@ _SLACK = "Slack notices"
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The options that say where queues are. Durations are in seconds."""
+    """The options that say where queues are. Durations are in seconds.
+
+    ``queues_needed``: it is a mistake to name none.
+    """
+
+    queues_needed: ClassVar[bool] = True
 
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
@@ -199,7 +204,7 @@ class ServerSettings:
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
         found = []
-        if not (self.amqp_url or self.queue_root or self.sqs_certs or self.sqs_region):
+        if self.queues_needed and not (self.amqp_url or self.queue_root or self.sqs_certs or self.sqs_region):
             found.append("there are no queues: give --amqp-url, --sqs-certs, --sqs-region or --queue-root")
         if self.amqp_ca and not self.amqp_url:
             found.append("--amqp-ca is of no use without --amqp-url")
@@ -388,6 +393,7 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     run_as: str = option(
         "", "user that experiments and their installers run as, where the runner is root", _user, metavar="USER"
     )
+    echo_output: bool = option(False, "write what experiments print to standard output, too", boolean, metavar="BOOL")
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")
 

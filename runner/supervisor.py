@@ -86,10 +86,10 @@ class Supervisor:
         )
         self._loop.add_handler(self._signals.fd, lambda _fd, _events: self._signals.drain(), self._loop.READ)
 
-    def run(self) -> None:
-        """Work until the end; everything that is held is settled or given back by then."""
+    def run(self, over: Callable[[], bool] | None = None) -> None:
+        """Work until the end, or until ``over`` says so; everything that is held is settled or given back by then."""
         try:
-            while not self._over():
+            while not (self._over() or (over and over())):
                 more = self.tick()
                 self._loop.run_once(0 if more else _TICK)
         finally:
@@ -379,6 +379,7 @@ class Supervisor:
             nice=given.nice,
             run_as=given.run_as,
             singularity=given.singularity,
+            echo=given.echo_output,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

@@ -14,9 +14,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "listen", "explain", "prepare", "keygen", "doctor", "attempt_process"],
+    ["run"],
+    ["serve", "submit", "listen", "explain", "prepare", "validate", "keygen", "doctor", "attempt_process"],
     ["doctor.queues", "doctor.stores", "doctor.pythons", "doctor.machine", "doctor.keys", "doctor.kubernetes"],
-    ["doctor.base", "message_file"],
+    ["doctor.base", "message_file", "only_message"],
     ["supervisor", "attempt"],
     ["running", "disk_use", "usage", "verdict"],
     ["admission", "servers", "child", "intake", "replays", "reports", "lease", "metadata_files", "follow", "shelf"],

@@ -14,6 +14,7 @@ from pathlib import Path
 from runner import events
 from runner.errors import MachineError
 from runner.events import Event, Finished, GpuState, Order
+from runner.log import variables
 from runner.loop import Loop
 from runner.sandbox.process import signal_group
 from runner.settings import Settings, variables_of
@@ -167,4 +168,4 @@ def _environment(keep: Collection[str]) -> dict[str, str]:
     secret = {name for field in dataclasses.fields(Settings) for name in variables_of(field)}
     secret |= {name for name in os.environ if name.startswith("AWS_")}
     kept = {name: value for name, value in os.environ.items() if name not in secret - set(keep)}
-    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), **variables()}

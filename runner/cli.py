@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from runner import __version__, log
 from runner.errors import ConfigError, RequestError, RunnerError
-from runner.settings import HelpWanted, Settings, read
+from runner.settings import HelpWanted, Settings, log_style, read
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
@@ -68,7 +68,7 @@ def _attempt(words: list[str]) -> int:
     """Be the process of one attempt; only the supervisor starts it (see events.py)."""
     from runner.attempt_process import serve  # noqa: PLC0415 -- each command pays only for what it uses
 
-    log.start(log.level_of(os.environ.get("LOGXI", "")))
+    log.start(log.Style.of(os.environ))
     return serve(sys.stdin.fileno(), int(words[0]))
 
 
@@ -87,7 +87,6 @@ def _explain(words: list[str]) -> int:
 def _prepare(words: list[str]) -> int:
     from runner.prepare import main as prepare  # noqa: PLC0415
 
-    log.start(log.level_of(os.environ.get("LOGXI", "")))
     return prepare(words)
 
 
@@ -125,5 +124,5 @@ def _serve(words: list[str]) -> int:
     from runner import serve  # noqa: PLC0415
 
     settings, _ = read(Settings, words, os.environ, usage=_USAGE)
-    log.start(log.level_of(os.environ.get("LOGXI", ""), debug=settings.debug))
+    log.start(log_style(settings, os.environ))
     return serve.serve(settings, clock=time.monotonic)

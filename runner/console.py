@@ -13,8 +13,8 @@ from runner.errors import MachineError
 from runner.units import format_size
 
 STDOUT, STDERR = "stdout", "stderr"
-STANDARD_OUTPUT = 1
-"""The descriptor of our own."""
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
+"""The descriptors of our own."""
 
 # A longer line is handed on in pieces, so that output without line ends cannot fill the memory. In bytes.
 LONGEST_LINE = 1024 * 1024
@@ -57,7 +57,6 @@ class Console:
     def feed(self, data: bytes, stream: str = STDOUT) -> None:
         """Take what was read of a stream. Raises MachineError when the disk does not."""
         self._keep(data)
-        self._show(data)
         self._split(data, stream)
 
     def say(self, sentence: str) -> None:
@@ -90,6 +89,7 @@ class Console:
         return named[-1] if named else ""
 
     def _keep(self, data: bytes) -> None:
+        self._show(data)
         before, self.fed = self.fed, self.fed + len(data)
         if not self._most or self.fed <= self._most:
             self._append(data)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from runner import intake, message_file
+from runner import intake, log, message_file
 from runner.archive import Budget
 from runner.artifacts import Artifacts
 from runner.attempt import sandbox_for, store_options
@@ -19,7 +19,7 @@ from runner.message_file import ByHand
 from runner.place import Place, make_home, placed
 from runner.request import Request
 from runner.sandbox.base import Job
-from runner.settings import Settings, read
+from runner.settings import Settings, log_style, read
 from runner.storage.stores import Stores
 from runner.units import format_duration
 
@@ -32,6 +32,7 @@ options that the runner has, --working-dir above all. Its workspace is fetched, 
 def main(arguments: Sequence[str]) -> int:
     """Build, or find that it is there; return 0. Raises RequestError with all faults of the message, among others."""
     settings, rest = read(ByHand, arguments, os.environ, usage=_USAGE, words=True)
+    log.start(log_style(settings, os.environ))
     if len(rest) != 1:
         raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
     wanted = message_file.read(rest[0], settings)

@@ -22,7 +22,7 @@ from runner.follow import METADATA, RESULTS, fetch_results
 from runner.message_file import ByHand
 from runner.only_message import OnlyMessage
 from runner.request import Request
-from runner.settings import option, read
+from runner.settings import log_style, option, read
 from runner.shelf import Shelf, packed, shelf_at, store
 
 _USAGE = f"""studio-runner run [option ...] MESSAGE.json
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     if not rest:
         raise ConfigError("name a message or a Python file: studio-runner run MESSAGE.json|SCRIPT.py [ARGUMENT ...]")
     name, *words = rest
-    log.start(log.level_of(os.environ.get("LOGXI", ""), debug=settings.debug))
+    log.start(log_style(settings, os.environ))
     if Path(name).suffix == ".py":
         return _run_script(Path(name), words, settings)
     if Path(name).is_dir():

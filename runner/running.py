@@ -10,8 +10,9 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
+from runner.events import Advanced, Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
 from runner.intake import Received
+from runner.log import Adapter, about
 from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
 from runner.place import Place, clear
@@ -66,6 +67,12 @@ class Running:
         return self.allocation.need
 
     @property
+    def log(self) -> Adapter:
+        """A log whose events say which attempt they are about."""
+        key, verbose = self.request.key, self.request.verbose
+        return about(log, experiment=key, queue=self.queue, attempt=self.number, verbose=verbose)
+
+    @property
     def claim(self) -> Claim:
         """What it has of the disk."""
         return Claim(self.need.hdd, self.disk)
@@ -81,7 +88,7 @@ class Running:
     def adopt(self, delivery: Delivery) -> None:
         """Hold one more delivery of the message."""
         self.deliveries = [each for each in self.deliveries if not each.lost] + [delivery]
-        log.info("%s came again while it runs: its new delivery is kept", self)
+        self.log.info("%s came again while it runs: its new delivery is kept", self)
 
     def keep_alive(self) -> None:
         """Tell the broker that the message is worked on."""
@@ -128,9 +135,10 @@ class Running:
         """Log what the attempt tells, and pass on what others want to know."""
         hearers: dict[type[Event], Callable[..., None]] = {
             Leased: self._heard_leased,
-            Phase: lambda event: log.debug("%s: phase %s", self, event.name),
+            Phase: lambda event: self.log.debug("%s: phase %s", self, event.name),
             Cached: self._heard_cached,
             Used: self._heard_used,
+            Advanced: lambda event: self.log.info("%s: %s", self, event.sentence),
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
@@ -141,12 +149,12 @@ class Running:
 
     def _heard_leased(self, event: Leased) -> None:
         self.leased, self.number = True, event.attempt
-        log.info("%s starts (%s)", self, self.need)
+        self.log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
 
     def _heard_cached(self, event: Cached) -> None:
         how = "was in the cache" if event.hit else "was not in the cache, and is fetched"
-        log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
+        self.log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
 
     def _heard_used(self, event: Used) -> None:
         self.disk = event.disk
@@ -156,6 +164,6 @@ class Running:
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:
-            log.warning("%s: a checkpoint failed, the next one will try again: %s", self, event.error)
+            self.log.warning("%s: a checkpoint failed, the next one will try again: %s", self, event.error)
         else:
-            log.debug("%s: checkpoint, %d artifacts stored", self, event.uploaded)
+            self.log.debug("%s: checkpoint, %d artifacts stored", self, event.uploaded)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from runner.errors import ConfigError
+from runner.log import FORMATS, Style
 from runner.sandbox.users import User
 from runner.units import format_duration, parse_duration, parse_size
 
@@ -26,6 +27,20 @@ Parse = Callable[[str], Any]
 
 # In bytes.
 _SMALLEST_CACHE = 10**9
+
+
+def _log_format(value: str) -> str:
+    return _one_of(FORMATS, value)
+
+
+def _log_level(value: str) -> str:
+    return _one_of(("debug", "info", "warn", "error"), value)
+
+
+def _one_of(words: Sequence[str], value: str) -> str:
+    if value.lower() not in words:
+        raise ValueError(f"is {value!r}, but must be {', '.join(words[:-1])} or {words[-1]}")
+    return value.lower()
 
 
 def _text(value: str) -> str:
@@ -395,6 +410,13 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     )
     echo_output: bool = option(False, "write what experiments print to standard output, too", boolean, metavar="BOOL")
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
+    log_format: str = option(
+        "",
+        "log for people (text, or happy, in colour on a terminal) or as lines of JSON (json) [happy]",
+        _log_format,
+        metavar="FORMAT",
+    )
+    log_level: str = option("", "log events from here on: debug, info, warn, error [info]", _log_level, metavar="LEVEL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")
 
     limit_tasks: int = option(0, "stop after this many attempts [0: never]", count, metavar="N")
@@ -431,6 +453,11 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found
+
+
+def log_style(settings: Settings, environ: Mapping[str, str]) -> Style:
+    """Return how the log is to be written."""
+    return Style.of(environ, level=settings.log_level, form=settings.log_format, debug=settings.debug)
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:

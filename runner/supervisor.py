@@ -165,7 +165,7 @@ class Supervisor:
         if self._told_to_stop is None and (hurried or now >= self._stopping_since + self._settings.grace_period):
             self._told_to_stop = now
             for running in self._running:
-                log.info("%s is told to stop", running)
+                running.log.info("%s is told to stop", running)
                 running.stop()
         patience = _HURRIED_PATIENCE if hurried else _STOP_PATIENCE
         if self._told_to_stop is not None and (self._signals.stops > 2 or now >= self._told_to_stop + patience):
@@ -189,7 +189,7 @@ class Supervisor:
             elif running.deleted_since is None:
                 running.deleted_since = self._clock()
             elif not running.told_to_stop and self._clock() >= running.deleted_since + _COOL_DOWN:
-                log.warning("%s is stopped: its queue has been deleted", running)
+                running.log.warning("%s is stopped: its queue has been deleted", running)
                 running.stop()
 
     # Watching
@@ -234,7 +234,7 @@ class Supervisor:
         took = format_duration(round(self._clock() - running.since, 1))
         level = logging.WARNING if finished.outcome in ("failed", "misfit", "unavailable") else logging.INFO
         word = f"{finished.verdict}; " if finished.verdict else ""
-        log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
+        running.log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
         running.settle(decision)
         if finished.outcome == "completed" and running.received.name:
@@ -292,7 +292,7 @@ class Supervisor:
                 self._queues.hold(delivery.queue, plan.need)
                 delivery.give_back()
         except RequestError as error:
-            log.error("%s: a message is refused: %s", delivery.queue, error)
+            log.error("%s: a message is refused: %s", delivery.queue, error, extra={"queue": delivery.queue})
             delivery.refuse()
         except MachineError as error:
             self._queues.pause(delivery.queue, error)
@@ -321,7 +321,8 @@ class Supervisor:
             )
         else:
             return False
-        log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value)
+        fields = {"experiment": wanted.key, "queue": delivery.queue}
+        log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value, extra=fields)
         settle(delivery, Decision.ACK)
         return True
 

@@ -36,7 +36,7 @@ LAYERS: list[list[str]] = [
         "reasons",
     ],
     ["cache"],
-    ["cache_entries", "trees", "manifest"],
+    ["cache_entries", "trees", "manifest", "remarks"],
     [
         "unpacking",
         "packing",
@@ -50,6 +50,7 @@ LAYERS: list[list[str]] = [
         "sandbox.recipe",
         "sandbox.requirements",
         "console",
+        "progress",
         "metadata",
         "watch",
         "queues.files",

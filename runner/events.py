@@ -252,7 +252,8 @@ class Finished:
 Event = Placed | Leased | Phase | Cached | Used | Advanced | Started | Line | Checkpoint | Failing | Finished
 
 _KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Advanced, Started, Line, Checkpoint, Failing, Finished)
+    kind.kind: kind
+    for kind in (Placed, Leased, Phase, Cached, Used, Advanced, Started, Line, Checkpoint, Failing, Finished)
 }
 
 

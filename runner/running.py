@@ -10,7 +10,20 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Advanced, Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
+from runner.events import (
+    Advanced,
+    Cached,
+    Checkpoint,
+    Event,
+    Failing,
+    Finished,
+    GpuState,
+    Leased,
+    Line,
+    Phase,
+    Started,
+    Used,
+)
 from runner.intake import Received
 from runner.log import Adapter, about
 from runner.machine.allocate import Allocation, Need
@@ -20,6 +33,7 @@ from runner.queues.base import Delivery, QueueServer
 from runner.reports import Stream
 from runner.request import Request
 from runner.settle import Decision, settle
+from runner.slack import SILENT, Notices
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +55,7 @@ class Running:
     stream: Stream
     since: float
     number: int
+    notices: Notices = SILENT
     deleted_since: float | None = None
     leased: bool = False
     told_to_stop: bool = False
@@ -151,6 +166,7 @@ class Running:
         self.leased, self.number = True, event.attempt
         self.log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
+        self.notices.begin(self.number)
 
     def _heard_cached(self, event: Cached) -> None:
         how = "was in the cache" if event.hit else "was not in the cache, and is fetched"

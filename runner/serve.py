@@ -30,6 +30,7 @@ from runner.sandbox import interpreters
 from runner.sandbox.environments import Environments
 from runner.servers import open_servers, work_queues
 from runner.settings import Settings
+from runner.slack import Slack
 from runner.supervisor import Parts, Supervisor
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
             gpus=gpus,
             reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            slack=Slack(settings.slack_hook, settings.slack_room, clock=clock),
             envelopes=envelopes,
             replays=Replays(settings.home / "completed"),
             suspended=(lambda: False) if only else _suspension(settings, loop, stack),

@@ -157,6 +157,12 @@ def _file(value: str) -> str:
     return str(Path(value).resolve())
 
 
+def _hook(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+/\S+", value):
+        raise ValueError("must be the URL that Slack has made for an incoming web hook, https://…")  # never the value
+    return value
+
+
 def _endpoint(value: str) -> str:
     url = value if "://" in value else f"http://{value}"  # STORAGE_EMULATOR_HOST is often no more than HOST:PORT
     if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+/?", url):
@@ -184,9 +190,6 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     """
     metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many}
     return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
-
-
-_SLACK = "Slack notices"
 
 
 @dataclass(frozen=True)
@@ -434,8 +437,14 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
     k8s_namespace: str = option("", "namespace of the state ConfigMaps [the pod's own]", metavar="NAME")
     k8s_configmap: str = option("studioml-go-runner", "name of the one for all pods", metavar="NAME")
-    slack_hook: str = option("", "Slack web hook", metavar="URL", later=_SLACK)
-    slack_room: str = option("", "Slack channel", metavar="NAME", later=_SLACK)
+    slack_hook: str = option(
+        "", "Slack's incoming web hook for notices of what starts and ends; it is a secret", _hook, metavar="URL"
+    )
+    slack_room: str = option(
+        "",
+        "channel for notices of messages that name none (config.runner.slack_destination) [the hook's own]",
+        metavar="NAME",
+    )
 
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
@@ -450,6 +459,8 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
             )
         if self.run_as and self.singularity_allow:
             found.append("--run-as is not for containers: start the whole runner as that user, or allow no images")
+        if self.slack_room and not self.slack_hook:
+            found.append("--slack-room is of no use without --slack-hook")
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found

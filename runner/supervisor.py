@@ -27,6 +27,7 @@ from runner.reports import Reports
 from runner.running import Running
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
+from runner.slack import Slack
 from runner.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Parts:
     gpus: GpuWatch
     reports: Reports
     reasons: Reasons
+    slack: Slack
     envelopes: Envelopes
     replays: Replays
     suspended: Callable[[], bool]
@@ -99,6 +101,7 @@ class Supervisor:
                 self._spare.close()
                 self._spare.wait(5.0)
             self._parts.reports.close()
+            self._parts.slack.close()
             for server in self._servers:
                 server.close()
             self._parts.reasons.close()
@@ -236,6 +239,7 @@ class Supervisor:
         word = f"{finished.verdict}; " if finished.verdict else ""
         running.log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
+        running.notices.end(finished, decision, took)
         running.settle(decision)
         if finished.outcome == "completed" and running.received.name:
             self._parts.replays.add(running.received.name, running.request.end_of_life)
@@ -313,6 +317,7 @@ class Supervisor:
             sentence = f"experiment {wanted.key!r} is past its lifetime"
             finished = Finished("failed", sentence, last=True, verdict="lifetime")
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
+            self._parts.slack.notices(delivery.queue, wanted).end(finished, Decision.ACK)
         elif self._ledger.forgive(wanted.identity):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
         elif received.name and not delivery.redelivered and self._parts.replays.seen(received.name):
@@ -333,6 +338,7 @@ class Supervisor:
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         allocation = self._allocator.reserve(plan.need)
         running = Running(received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures)
+        running.notices = self._parts.slack.notices(delivery.queue, wanted)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1

@@ -23,6 +23,8 @@ from runner.errors import Unavailable
 from runner.kubernetes import Pod
 from tests.e2e.harness import archive, put
 from tests.servers.ceph import S3Server
+from tests.servers.hook import SECRET
+from tests.servers.hook import serving as serving_hook
 from tests.servers.http import Served, serving
 from tests.servers.kubernetes import NAMESPACE, started
 from tests.servers.rabbitmq import PASSWORD, Broker
@@ -268,6 +270,15 @@ def test_kubernetes_rights_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
         (told,) = kubernetes.rights(subject)
         assert told.level is Level.FAIL and "get, list and watch" in told.what
         api.end()
+
+
+def test_slacks_hook_is_asked_without_a_post(tmp_path: Path) -> None:
+    with serving_hook() as hook:
+        hook.answers = [(400, "no_text"), (404, "no_service")]
+        assert the(findings(tmp_path, SLACK_HOOK=hook.url), "slack")[0] == "ok"
+        level, words = the(findings(tmp_path, SLACK_HOOK=hook.url), "slack")
+        assert (level, "404 no_service" in words, SECRET in words) == ("fail", True, False)
+        assert hook.posts == []
 
 
 def test_a_check_that_hangs_or_breaks_does_not_keep_the_others_from_being_told() -> None:

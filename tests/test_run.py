@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import put, until
+from tests.servers.hook import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "tests" / "vectors"
@@ -164,3 +165,13 @@ def test_a_strangers_text_does_nothing_to_the_terminal(tmp_path: Path, working: 
     done = program(working, "validate", tmp_path / "message.json")
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout and "\x9b" not in done.stdout
+
+
+def test_slack_is_told_and_neither_log_nor_experiment_knows_its_hook(tmp_path: Path, working: Path) -> None:
+    path = script(tmp_path, "import os; print(sorted(os.environ.items()))")
+    with serving() as hook:
+        env = {**environment(working), "SLACK_HOOK": hook.url, "LOGXI": "*=DBG"}
+        done = program(working, "run", "--output", tmp_path / "out", path, env=env)
+        assert done.returncode == 0, done.stderr
+        assert ["started" in line or "completed (ok; " in line for line in hook.lines] == [True, True]
+    assert "Secret" not in done.stdout + done.stderr

@@ -73,7 +73,14 @@ def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
     samples |= {"PROGRAM": sys.executable, "USER": "nobody", "IMAGE,…": "docker://python:3.11"}
     samples |= {"FORMAT": "json", "LEVEL": "debug"}
     for flag, field in FIELDS.items():
-        if field.metadata["later"] or flag in ("--s3-cert", "--s3-key", "--sqs-endpoint", "--cache-dir"):
+        if field.metadata["later"] or flag in (
+            "--s3-cert",
+            "--s3-key",
+            "--sqs-endpoint",
+            "--cache-dir",
+            "--slack-hook",
+            "--slack-room",
+        ):
             continue
         if flag == "--run-as" and os.geteuid() != 0:
             continue
@@ -152,6 +159,13 @@ def test_keys_have_their_places_in_one_directory_or_each_its_own() -> None:
     assert places("--certs-dir", "/k") == ["/k/message", "/k/queues/signing", "/k/queues/response-encrypt"]
     others = {"REQUEST_SIGNATURES_DIR": "/s", "RESPONSE_SIGNATURES_DIR": "/r", "CERTS_DIR": "/k"}
     assert places("--encrypt-dir", "/m", **others) == ["/m", "/s", "/r"]
+
+
+def test_the_hook_of_slack_is_a_secret_that_no_mistake_shows() -> None:
+    assert settings(SLACK_HOOK="https://hooks.example/services/T0/B0/x").slack_hook.endswith("/x")
+    (told,) = faults("--slack-hook", "hooks.example/T0/B0/hidden-Secret")
+    assert "hidden-Secret" not in told and "incoming web hook" in told
+    assert "--slack-hook" in faults("--slack-room", "#runs")[0]
 
 
 def test_options_that_belong_together_are_checked_together() -> None:

@@ -28,7 +28,32 @@ Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _told(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read what we print has enough; nor must Python try it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _told(words: list[str]) -> int:
+    """Do what the words say; errors are told in sentences."""
+    try:
+        return _done(words)
+    except HelpWanted as wanted:
+        print(wanted)  # noqa: T201 -- talking to the user
+        return 0
+    except (ConfigError, RequestError) as error:
+        for fault in error.faults:
+            print(f"studio-runner: {fault}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, ConfigError) else 1
+    except RunnerError as error:
+        print(f"studio-runner: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _done(words: list[str]) -> int:
     commands = {
         "attempt": _attempt,
         "submit": _submit,
@@ -41,22 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "validate": _validate,
         "--version": _version,
     }
-    try:
-        if words and words[0] in commands:
-            return commands[words[0]](words[1:])
-        return _serve(words)
-    except HelpWanted as wanted:
-        print(wanted)  # noqa: T201 -- talking to the user
-        return 0
-    except (ConfigError, RequestError) as error:
-        for fault in error.faults:
-            print(f"studio-runner: {fault}", file=sys.stderr)  # noqa: T201
-        return 2 if isinstance(error, ConfigError) else 1
-    except RunnerError as error:
-        print(f"studio-runner: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    if words and words[0] in commands:
+        return commands[words[0]](words[1:])
+    if words and not words[0].startswith("-"):
+        known = ", ".join(sorted(name for name in commands if name not in ("attempt", "--version")))
+        raise ConfigError(f"{words[0]!r} is no command: they are {known}; or give options alone, to run experiments")
+    return _serve(words)
 
 
 def _version(_words: list[str]) -> int:

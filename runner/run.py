@@ -33,8 +33,8 @@ message whose workspace is the script's directory, and whose artifacts are files
 --output, which also gets the results. A MESSAGE's results go where it says, and file:// ones need --file-root.
 Ctrl-C stops the experiment, and stores what it has; a second time, it ends at once.
 
-The exit status is {DONE} when it completed, {FAILED} when it failed, and {GIVE_BACK}
- when it could not be run to its end here."""
+The exit status is {DONE} when it completed, {FAILED} when it failed,
+and {GIVE_BACK} when it could not be run to its end here."""
 
 _own = partial(option, prefix="STUDIO_")
 _FATES = {"acknowledged": DONE, "refused": FAILED, "given back": GIVE_BACK}

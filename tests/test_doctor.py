@@ -301,3 +301,18 @@ def test_a_missing_message_is_a_mistake_in_the_command(tmp_path: Path) -> None:
     done = doctor(tmp_path, "none.json")
     assert (done.returncode, done.stdout) == (2, "")
     assert "none.json cannot be read: No such file or directory" in done.stderr
+    misspelt = doctor(tmp_path, "--quee-root", ".")
+    assert misspelt.returncode == 2
+    assert "--quee-root is no option of this program" in misspelt.stderr
+
+
+def test_whoever_has_read_enough_may_go_away(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "runner", "doctor"]
+    process = subprocess.Popen(
+        argv, env=_environment(tmp_path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    _, told = process.communicate(timeout=60)
+    assert told == b""

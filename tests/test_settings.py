@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli import main
 from runner.errors import ConfigError
 from runner.settings import HelpWanted, Settings, flag_of, read, variable_of
 
@@ -185,3 +186,10 @@ def test_help_shows_every_option_with_its_default() -> None:
     for flag in FIELDS:
         assert f"  {flag}" in str(wanted.value)
     assert "[30s]" in str(wanted.value)
+
+
+def test_a_command_that_is_none_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["docter"]) == 2
+    told = capsys.readouterr().err
+    assert "'docter' is no command: they are doctor, explain" in told
+    assert "attempt" not in told

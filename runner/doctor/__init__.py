@@ -41,7 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     if len(rest) > 1:
         raise ConfigError("name one file with a message at most: studio-runner doctor [option ...] [MESSAGE.json]")
     logging.getLogger("runner").addHandler(logging.NullHandler())  # everything is told in findings
-    wanted, findings = _message(rest[0], settings) if rest else (None, [])
+    try:
+        wanted, findings = _message(rest[0], settings) if rest else (None, [])
+    except ConfigError as error:  # what is no message may be the value of a flag that is misspelt
+        raise ConfigError([*faults, *error.faults]) from error
     subject = Subject(settings, tuple(faults), os.environ, wanted)
     checks = {"options": _options, "message": lambda _subject: findings, **_checks(subject)}
     found = examine(checks, subject, limit=_LIMIT)

@@ -27,6 +27,7 @@ from tests.servers.hook import SECRET
 from tests.servers.hook import serving as serving_hook
 from tests.servers.http import Served, serving
 from tests.servers.kubernetes import NAMESPACE, started
+from tests.servers.nvml import MIB, Device, Nvml
 from tests.servers.rabbitmq import PASSWORD, Broker
 from tests.servers.sqs import REGION, SQSServer
 from tests.servers.starting import free_ports
@@ -187,9 +188,14 @@ def test_a_message_is_looked_at_with_its_stores(tmp_path: Path) -> None:
 
 
 def test_a_message_that_this_machine_cannot_run_is_told(tmp_path: Path) -> None:
-    found = findings(tmp_path, message(tmp_path, pythonver="3.99", resources_needed={"ram": "900tb", "cpus": 9999}))
-    assert "no Python 3.99" in found["python"][-1][1]
-    assert "the message wants more cpus, ram than that" in found["machine"][-1][1]
+    for wanted, told in (
+        ({"pythonver": "3.99"}, "no Python 3.99"),
+        ({"resources_needed": {"ram": "900tb"}}, "needs 1 cpus, 819 TiB ram"),
+        ({"resources_needed": {"gpus": 1}}, "needs 1 cpus, 0 B ram, 0 B hdd, 1 GPU slot"),
+    ):
+        level, words = findings(tmp_path, "--cpu-only", message(tmp_path, **wanted))["machine"][-1]
+        assert (level, told in words) == ("fail", True), words
+    assert findings(tmp_path, message(tmp_path))["machine"][-1][0] == "ok"
     bad = findings(tmp_path, message(tmp_path, filename="/x.py", pythonver="new"))
     assert [level for level, _ in bad["message"]] == ["fail", "fail"]
 
@@ -279,6 +285,19 @@ def test_slacks_hook_is_asked_without_a_post(tmp_path: Path) -> None:
         level, words = the(findings(tmp_path, SLACK_HOOK=hook.url), "slack")
         assert (level, "404 no_service" in words, SECRET in words) == ("fail", True, False)
         assert hook.posts == []
+
+
+def test_gpus_are_told_with_their_slots_and_their_troubles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Device(processes={1: 500 * MIB}, used=600 * MIB)
+    monkeypatch.setattr(
+        "runner.machine.nvml.load", lambda: Nvml(Device(), busy, Device(capability=(8, 0), remap_failed=1))
+    )
+    told = findings(tmp_path)["gpu"]
+    assert [level for level, _ in told] == ["ok", "warn", "fail"]
+    assert told[0][1].startswith("GPU 0 (Tesla V100-SXM2-16GB) has 16 slots and 15.8 GiB: NVIDIA's driver")
+    assert "is not given out" in told[1][1]
+    assert "defect memory" in told[2][1]
+    assert findings(tmp_path, "--cpu-only")["gpu"] == [("skip", "experiments get no GPUs: --cpu-only is set → ")]
 
 
 def test_a_check_that_hangs_or_breaks_does_not_keep_the_others_from_being_told() -> None:

@@ -24,6 +24,7 @@ LAYERS: list[list[str]] = [
         "doctor.keys",
         "doctor.kubernetes",
         "doctor.notices",
+        "doctor.gpus",
     ],
     ["doctor.base", "message_file", "only_message"],
     ["supervisor", "attempt"],

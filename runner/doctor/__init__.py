@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runner import __version__, message_file
-from runner.doctor import keys, kubernetes, machine, notices, pythons, queues, stores
+from runner.doctor import gpus, keys, kubernetes, machine, notices, pythons, queues, stores
 from runner.doctor.base import Check, DoctorSettings, Finding, Level, Subject, examine, fail, ok, warn
 from runner.errors import ConfigError, MachineError, RequestError
 from runner.request import Request
@@ -67,7 +67,7 @@ def _checks(subject: Subject) -> dict[str, Check]:
         "installer": pythons.installers,
         "index": pythons.indexes,
         "container": machine.containers,
-        "gpu": machine.gpus,
+        "gpu": gpus.cards,
         "machine": machine.resources,
         "limits": machine.limits,
         "working-dir": machine.working_directory,

@@ -1,4 +1,4 @@
-"""The machine: cores, memory, disk, GPUs, containers, clock, and who we are on it."""
+"""The machine: cores, memory, disk, containers, clock, and who we are on it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
-from importlib import import_module
 from pathlib import Path
 
+from runner import intake
 from runner.doctor.base import Finding, Subject, fail, ok, skip, warn
+from runner.doctor.gpus import ledger_of
 from runner.machine import inventory
+from runner.machine.allocate import Allocator
+from runner.machine.gpus import Gpus
 from runner.sandbox.indexes import Indexes
 from runner.units import format_duration, format_size
 
@@ -74,18 +77,9 @@ def resources(subject: Subject) -> Iterator[Finding]:
     if given.max_cores > inventory.cores():
         yield warn(f"--max-cores {given.max_cores} is more than there are", "they are not given out")
     if wanted := subject.wanted:
-        asked = wanted.resources
-        lacks = [
-            name
-            for name, has, wants in (
-                ("cpus", total.cpus, asked.cpus),
-                ("ram", total.ram, asked.ram),
-                ("hdd", total.hdd, asked.hdd),
-            )
-            if wants > has
-        ]
-        if lacks:
-            yield fail(f"the message wants more {', '.join(lacks)} than that", "run it on another machine")
+        gpus = ledger_of(subject) if wanted.resources.gpus or wanted.resources.gpu_count else Gpus()
+        plan = intake.plan(wanted, "", Allocator(total, gpus), given.python_dirs)
+        yield ok(f"the message gets {plan.need} and Python {plan.interpreter}")
 
 
 def limits(subject: Subject) -> Iterator[Finding]:
@@ -93,42 +87,8 @@ def limits(subject: Subject) -> Iterator[Finding]:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < _FEW_FILES:
         yield warn(f"only {files} files may be open at a time", f"ulimit -n {min(most, 65536) if most > 0 else 65536}")
-    if os.geteuid() == 0:
-        yield ok("the runner is root here, and so are experiments")
-
-
-def gpus(subject: Subject) -> Iterator[Finding]:
-    """Look for NVIDIA cards and their driver."""
-    try:
-        nvml = import_module("pynvml")
-    except ImportError:
-        yield skip("NVIDIA's management library cannot be asked: nvidia-ml-py is not in this program")
-        return
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        if Path("/proc/driver/nvidia").exists() or Path("/dev/nvidiactl").exists():
-            yield fail(f"there is an NVIDIA driver, but it does not answer: {error}", "see nvidia-smi, and dmesg")
-        else:
-            yield skip("there is no NVIDIA driver: experiments get no GPUs here")
-        return
-    try:
-        count = nvml.nvmlDeviceGetCount()
-        yield ok(f"NVIDIA driver {_text(nvml.nvmlSystemGetDriverVersion())}, {count} GPUs")
-        for index in range(count):
-            card = nvml.nvmlDeviceGetHandleByIndex(index)
-            memory = nvml.nvmlDeviceGetMemoryInfo(card)
-            free, total = format_size(memory.free), format_size(memory.total)
-            yield ok(f"GPU {index}: {_text(nvml.nvmlDeviceGetName(card))}, {free} of {total} free")
-    except nvml.NVMLError as error:
-        yield fail(f"the NVIDIA driver fails: {error}", "see nvidia-smi, and dmesg")
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _text(value: str | bytes) -> str:
-    """Older versions of the library give bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+    if os.geteuid() == 0 and not subject.settings.run_as:
+        yield ok("the runner is root here, and so are experiments; --run-as USER makes them somebody else")
 
 
 def containers(subject: Subject) -> Iterator[Finding]:

@@ -38,9 +38,6 @@ def pythons(subject: Subject) -> Iterator[Finding]:
         )
     for one in [one for one in found if one not in modern]:
         yield skip(f"Python {one} ({one.path}) has no module venv, so experiments cannot use it")
-    if subject.wanted:
-        one = interpreters.find(subject.wanted.pythonver, more=subject.settings.python_dirs)
-        yield ok(f"the message wants Python {subject.wanted.pythonver} and gets {one}")
 
 
 def _missing(one: Interpreter) -> str:

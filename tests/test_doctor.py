@@ -300,6 +300,18 @@ def test_gpus_are_told_with_their_slots_and_their_troubles(tmp_path: Path, monke
     assert findings(tmp_path, "--cpu-only")["gpu"] == [("skip", "experiments get no GPUs: --cpu-only is set → ")]
 
 
+def test_containers_are_looked_at_where_images_are_allowed(tmp_path: Path) -> None:
+    program = tmp_path / "apptainer"
+    program.write_text("#!/bin/sh\necho apptainer version 1.4.2\n")
+    program.chmod(0o755)
+    allow = ["--singularity-allow", "docker://lab.example/*"]
+    assert the(findings(tmp_path, "--singularity", program), "container")[0] == "skip"
+    level, words = the(findings(tmp_path, "--singularity", program, *allow), "container")
+    assert (level, "apptainer version 1.4.2" in words, "docker://lab.example/*" in words) == ("ok", True, True)
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert the(findings(tmp_path, "--singularity", program, *allow), "container")[0] == "fail"
+
+
 def test_a_check_that_hangs_or_breaks_does_not_keep_the_others_from_being_told() -> None:
     def hangs(_subject: Subject) -> Iterator[Finding]:
         yield ok("the first half")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 import time
 import warnings
@@ -15,9 +14,11 @@ from pathlib import Path
 from runner import intake
 from runner.doctor.base import Finding, Subject, fail, ok, skip, warn
 from runner.doctor.gpus import ledger_of
+from runner.errors import MachineError
 from runner.machine import inventory
 from runner.machine.allocate import Allocator
 from runner.machine.gpus import Gpus
+from runner.sandbox.containers import find as find_program
 from runner.sandbox.indexes import Indexes
 from runner.units import format_duration, format_size
 
@@ -78,8 +79,9 @@ def resources(subject: Subject) -> Iterator[Finding]:
         yield warn(f"--max-cores {given.max_cores} is more than there are", "they are not given out")
     if wanted := subject.wanted:
         gpus = ledger_of(subject) if wanted.resources.gpus or wanted.resources.gpu_count else Gpus()
-        plan = intake.plan(wanted, "", Allocator(total, gpus), given.python_dirs)
-        yield ok(f"the message gets {plan.need} and Python {plan.interpreter}")
+        plan = intake.plan(wanted, "", Allocator(total, gpus), given)
+        python = f"Python {plan.interpreter}" if plan.interpreter else "the Python of its container"
+        yield ok(f"the message gets {plan.need} and {python}")
 
 
 def limits(subject: Subject) -> Iterator[Finding]:
@@ -92,17 +94,22 @@ def limits(subject: Subject) -> Iterator[Finding]:
 
 
 def containers(subject: Subject) -> Iterator[Finding]:
-    """Look for Singularity or its successor Apptainer."""
-    path = shutil.which("apptainer") or shutil.which("singularity")
-    if not path:
-        yield skip("neither apptainer nor singularity is installed: messages that want a container are given back")
+    """Look for what runs containers, and whether any image is allowed."""
+    given = subject.settings
+    try:
+        path = find_program(given.singularity)
+    except MachineError as error:
+        yield fail(str(error), "or unset --singularity-allow") if given.singularity_allow else skip(str(error))
         return
     try:
         done = subprocess.run([path, "--version"], capture_output=True, timeout=_PROGRAM, check=True, text=True)
     except (OSError, subprocess.SubprocessError):
         yield fail(f"{path} does not start", "install it again")
         return
-    yield ok(f"{done.stdout.strip()} ({path})")
+    if given.singularity_allow:
+        yield ok(f"{done.stdout.strip()} ({path}) runs images that match {', '.join(given.singularity_allow)}")
+    else:
+        yield skip(f"{done.stdout.strip()} ({path}) is there, but no image may be run", "see --singularity-allow")
 
 
 def clock(subject: Subject) -> Iterator[Finding]:

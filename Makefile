@@ -83,6 +83,8 @@ clean:
 
 .make/venv: requirements/dev.txt | .make/python
 	mkdir -p .make
+	# Another checkout's environment is not ours to clear.
+	[ ! -L $(VENV) ] || rm $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	touch $@

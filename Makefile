@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find runner -name '*.py') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons zipapp demo bench chaos image lock clean
+.PHONY: check test unit test-pythons zipapp demo bench chaos image check-image check-examples check-aws lock clean
 
 ## Run ruff, mypy and the test of import directions.
 check: .make/venv
@@ -20,8 +20,8 @@ check: .make/venv
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 
-## Run everything: checks, all tests with real servers, other Pythons.
-test: .make/servers check test-pythons
+## Run everything: checks, also of the examples, all tests with real servers, other Pythons.
+test: .make/servers check check-examples test-pythons
 	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 ## Run what needs no server and no network.
@@ -56,6 +56,18 @@ chaos: .make/servers studio-runner.pyz
 image: studio-runner.pyz
 	docker build -t studio-runner .
 
+## Build the image, with podman where there is no docker, and run an experiment in it as in production.
+check-image: studio-runner.pyz
+	tools/check_image.sh
+
+## Check the Dockerfile and the examples with hadolint, docker compose, kustomize, Kubernetes' schemas and systemd.
+check-examples: .make/venv
+	tools/check_examples.sh
+
+## Go through examples/aws against an emulator; needs the aws CLI.
+check-aws: studio-runner.pyz
+	tools/check_aws.sh
+
 ## Pin the newest versions of all dependencies, with hashes.
 lock: .make/venv
 	$(BIN)/pip install -q uv
@@ -63,12 +75,16 @@ lock: .make/venv
 	  $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --generate-hashes \
 	    --no-header --no-emit-index-url --no-annotate requirements/$$name.in -o requirements/$$name.txt
 	done
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-annotate requirements/examples.in -o requirements/examples.txt
 
 clean:
 	rm -rf $(VENV) .venv-* .make build studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache
 
 .make/venv: requirements/dev.txt | .make/python
 	mkdir -p .make
+	# Another checkout's environment is not ours to clear.
+	[ ! -L $(VENV) ] || rm $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	touch $@

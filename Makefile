@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find runner -name '*.py') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons zipapp demo bench chaos image lock clean
+.PHONY: check test unit test-pythons zipapp demo bench chaos fuzz image lock clean
 
 ## Run ruff, mypy and the test of import directions.
 check: .make/venv
@@ -52,6 +52,10 @@ bench: .make/servers .make/peers studio-runner.pyz
 chaos: .make/servers studio-runner.pyz
 	$(BIN)/python -m benchmarks.chaos
 
+## Give millions of damaged inputs to all that reads what strangers write: a quarter of an hour each.
+fuzz: .make/venv
+	nice -n 10 $(BIN)/python -m tests.fuzz
+
 ## Build the container image.
 image: studio-runner.pyz
 	docker build -t studio-runner .
@@ -65,7 +69,7 @@ lock: .make/venv
 	done
 
 clean:
-	rm -rf $(VENV) .venv-* .make build studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-* .make build studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .make/venv: requirements/dev.txt | .make/python
 	mkdir -p .make

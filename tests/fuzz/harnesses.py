@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from tests.fuzz import archives, conversations, messages, metadata, stores
+from tests.fuzz import archives, conversations, envelopes, messages, metadata, stores
 from tests.fuzz.mutation import Mutator
 
 
@@ -21,6 +21,7 @@ class Harness:
 
 HARNESSES = {
     "request": Harness(messages.check, messages.MESSAGES),
+    "envelope": Harness(envelopes.check, envelopes.ENVELOPES),
     "archive": Harness(archives.check, archives.ARCHIVES),
     "metadata": Harness(metadata.check, metadata.LINES),
     "answers": Harness(stores.check_answers, conversations.ANSWERS),

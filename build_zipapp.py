@@ -4,23 +4,25 @@
 
 Needs the packages of requirements/dev.txt. What it installs is pinned with hashes in requirements/runtime.txt. Most of
 it is pure Python and runs everywhere; what is compiled comes once for each kind of machine, and lies where
-runner/native.py looks for it. The same sources give the same bytes.
+runner/native.py looks for it. The same sources give the same bytes; runner/bootstrap.py is what starts first.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from runner import __version__, bootstrap
 
 ROOT = Path(__file__).resolve().parent
 
@@ -53,8 +55,8 @@ LARGEST = 12_500_000
 LARGEST_UNPACKED = 40_000_000
 """Bytes that it may have when it is unpacked, which happens at its first start."""
 
-# 2020-01-01: zip files hold no earlier time than 1980, and some tools mistrust that one.
-_EPOCH = "1577836800"
+# Of all files: zip files hold no earlier time than 1980, and some tools mistrust that one.
+_EPOCH = (2020, 1, 1, 0, 0, 0)
 
 
 def main() -> int:
@@ -177,9 +179,27 @@ def _expect(what: str, found: set[Any], expected: set[Any]) -> None:
 
 
 def _pack(site: Path, output: Path) -> None:
-    shiv = [sys.executable, "-m", "shiv.cli", "--site-packages", str(site), "--output-file", str(output)]
-    shiv += ["--entry-point", "runner.cli:main", "--python", "/usr/bin/env python3", "--compressed", "--reproducible"]
-    subprocess.run(shiv, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": _EPOCH}, stdout=subprocess.DEVNULL)
+    """Write the file: the same bytes wherever and by whomever, as long as zlib is the same."""
+    files = {path.relative_to(site).as_posix(): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    entries = {"__main__.py": _bootstrap(files)} | {f"{bootstrap.INSIDE}{name}": files[name] for name in sorted(files)}
+    with output.open("wb") as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in entries.items():
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 9)
+    output.chmod(0o755)
+
+
+def _bootstrap(files: Mapping[str, bytes]) -> bytes:
+    """Return what runs first; it knows the build by its version and its content."""
+    hashes = "".join(f"{hashlib.sha256(files[name]).hexdigest()} {name}\n" for name in sorted(files))
+    build = f"{__version__}-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
+    source = files["runner/bootstrap.py"].decode()
+    if source.count('BUILD = ""') != 1:
+        raise SystemExit("runner/bootstrap.py has no place for the name of the build")
+    return source.replace('BUILD = ""', f'BUILD = "{build}"').encode()
 
 
 if __name__ == "__main__":

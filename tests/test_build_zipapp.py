@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def build(output: Path, root: Path = ROOT) -> Path:
+def build(output: Path, root: Path = ROOT, *, env: Mapping[str, str] | None = None, umask: int = 0o022) -> Path:
     command = [sys.executable, root / "build_zipapp.py", "--output", output]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, **(env or {})}, umask=umask
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return output
 
@@ -35,11 +38,16 @@ def pythons() -> list[str]:
 
 
 def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    """Another directory, another user's habits, another day."""
     copy = tmp_path / "elsewhere"
     for name in ("runner", "requirements"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "build_zipapp.py", copy)
-    assert build(tmp_path / "other.pyz", copy).read_bytes() == built.read_bytes()
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    env = {"LC_ALL": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1"}
+    other = build(tmp_path / "other.pyz", copy, env=env, umask=0o077)
+    assert other.read_bytes() == built.read_bytes()
 
 
 PACKAGES = {
@@ -53,8 +61,8 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 def contents(built: Path) -> dict[str, bytes]:
     """What is unpacked at the first start, by its path."""
     with zipfile.ZipFile(built) as file:
-        names = [name for name in file.namelist() if name.startswith("site-packages/")]
-        return {name.removeprefix("site-packages/"): file.read(name) for name in names}
+        names = [name for name in file.namelist() if name.startswith("site/")]
+        return {name.removeprefix("site/"): file.read(name) for name in names}
 
 
 def test_it_holds_the_runner_and_its_dependencies_and_nothing_else(built: Path) -> None:
@@ -95,7 +103,7 @@ def test_every_package_has_its_licence(built: Path) -> None:
 
 @pytest.mark.parametrize("python", pythons())
 def test_it_starts_on_a_machine_that_has_only_python(built: Path, tmp_path: Path, python: str) -> None:
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
     command = [python, "-I", str(built)]
     said = subprocess.run([*command, "--version"], env=env, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert said.stdout.startswith("studio-runner ")
@@ -130,9 +138,11 @@ for service in ("sqs", "sts", "sso", "sso-oidc", "signin"):
 @pytest.mark.parametrize("python", pythons())
 def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: str) -> None:
     (tmp_path / "code.py").write_text(code)
-    unpacked = tmp_path / "shiv"
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHIV_ROOT": str(unpacked), "SHIV_INTERPRETER": "1"}
-    command = [python, "-W", "error", built, tmp_path / "code.py", ROOT / "tests" / "vectors" / "keys", unpacked]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
+    subprocess.run([python, built, "--version"], env=env, stdout=subprocess.DEVNULL, check=True)
+    (unpacked,) = (path for path in (tmp_path / "root").iterdir() if path.is_dir())
+    command = [python, "-W", "error", tmp_path / "code.py", ROOT / "tests" / "vectors" / "keys", unpacked]
+    env = {**env, "PYTHONPATH": str(unpacked)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -140,7 +150,7 @@ def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: s
 def test_a_machine_of_another_kind_is_told_what_to_install(built: Path, tmp_path: Path) -> None:
     if not shutil.which("setarch"):
         pytest.skip("no setarch to change the machine's name with")
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
     options = ["--queue-root", str(tmp_path), "--private-key", str(built), "local_queue"]
     # Without site-packages: what the file lacks may be there.
     command = ["setarch", "linux32", sys.executable, "-I", "-S", built, "listen", *options]

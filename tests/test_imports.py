@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 # From top to bottom. A module may import what stands below it, never what stands above it or beside it, except that
 # modules of one package ("storage.*") may import each other. Bases, which are the seams, stand at the bottom.
 LAYERS: list[list[str]] = [
-    ["__main__"],
+    ["__main__", "bootstrap"],
     ["cli"],
     ["serve", "submit", "listen", "explain", "prepare", "keygen", "attempt_process"],
     ["supervisor", "attempt"],

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from email.parser import BytesHeaderParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def build(output: Path, root: Path = ROOT, *, env: Mapping[str, str] | None = None, umask: int = 0o022) -> Path:
-    command = [sys.executable, root / "build_zipapp.py", "--output", output]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env={**os.environ, **(env or {})}, umask=umask
-    )
+def build(output: Path, root: Path = ROOT, *, sbom: Path, **more: Any) -> Path:
+    command = [sys.executable, root / "build_zipapp.py", "--output", output, "--sbom", sbom]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return output
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("built") / "studio-runner.pyz")
+    output = tmp_path_factory.mktemp("built") / "studio-runner.pyz"
+    return build(output, sbom=output.with_name("sbom.json"))
 
 
 def pythons() -> list[str]:
@@ -40,14 +42,21 @@ def pythons() -> list[str]:
 def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
     """Another directory, another user's habits, another day."""
     copy = tmp_path / "elsewhere"
-    for name in ("runner", "requirements"):
+    for name in ("runner", "requirements", "tools"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "build_zipapp.py", copy)
     for path in copy.rglob("*"):
         os.utime(path, (1e9, 1e9))
-    env = {"LC_ALL": "tr_TR.UTF-8", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1"}
-    other = build(tmp_path / "other.pyz", copy, env=env, umask=0o077)
+    env = {
+        **os.environ,
+        "LC_ALL": "tr_TR.UTF-8",
+        "TZ": "Pacific/Kiritimati",
+        "PYTHONHASHSEED": "7",
+        "SOURCE_DATE_EPOCH": "1",
+    }
+    other = build(tmp_path / "other.pyz", copy, sbom=tmp_path / "sbom.json", env=env, umask=0o077)
     assert other.read_bytes() == built.read_bytes()
+    assert (tmp_path / "sbom.json").read_bytes() == built.with_name("sbom.json").read_bytes()
 
 
 PACKAGES = {
@@ -99,6 +108,20 @@ def test_every_package_has_its_licence(built: Path) -> None:
         assert any(name.startswith(f"{info}.dist-info/") and re.search("LICEN[CS]E|NOTICE", name) for name in files), (
             info
         )
+
+
+def test_its_bill_of_materials_names_every_package_and_its_hash(built: Path) -> None:
+    bill = json.loads(built.with_name("sbom.json").read_text())
+    sha256 = hashlib.sha256(built.read_bytes()).hexdigest()
+    assert bill["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": sha256}]
+    parsed = [BytesHeaderParser().parsebytes(data) for name, data in contents(built).items() if "METADATA" in name]
+    inside = {(each["Name"].lower().replace("_", "-"), each["Version"]) for each in parsed}
+    assert {(each["name"], each["version"]) for each in bill["components"]} == inside
+    locked = (ROOT / "requirements" / "runtime.txt").read_text()
+    for each in bill["components"]:
+        assert f"sha256:{each['hashes'][0]['content']}" in locked
+    files = [each["purl"] for each in bill["components"] if each["name"] == "cffi"]
+    assert len(files) == len(set(files)) == 4 * 2
 
 
 @pytest.mark.parametrize("python", pythons())

@@ -114,7 +114,7 @@ def _install(directory: Path, names: Collection[str], *tags: str) -> list[Wheel]
         lock.write_text(_locked(names))
         exact = [*tags, "--only-binary=:all:", "--no-deps", "--require-hashes"]
         subprocess.run([*pip, *exact, f"--report={report}", f"--requirement={lock}"], check=True)
-        return sbom.wheels_in(json.loads(report.read_text()))
+        return sbom.wheels_in(json.loads(report.read_text()), directory)
 
 
 def _locked(names: Collection[str]) -> str:

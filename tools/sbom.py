@@ -9,6 +9,8 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -35,18 +37,23 @@ class Wheel:
         return f"pkg:pypi/{self.name}@{self.version}?file_name={quote(self.file)}"
 
 
-def wheels_in(report: Mapping[str, Any]) -> list[Wheel]:
-    """Read pip's report of an installation: https://pip.pypa.io/en/stable/reference/installation-report/."""
-    return [_wheel(each["metadata"], each["download_info"]) for each in report["install"]]
+def wheels_in(report: Mapping[str, Any], site: Path) -> list[Wheel]:
+    """Read what pip has installed into a directory, and its report about that.
+
+    The form: https://pip.pypa.io/en/stable/reference/installation-report/.
+    """
+    return [_wheel(each["download_info"], site) for each in report["install"]]
 
 
-def _wheel(metadata: Mapping[str, Any], download: Mapping[str, Any]) -> Wheel:
-    name = metadata["name"].lower().replace("_", "-")
-    licence = metadata.get("license_expression") or _SPOKEN.get(name) or metadata.get("license", "")
+def _wheel(download: Mapping[str, Any], site: Path) -> Wheel:
+    file = unquote(download["url"].rpartition("/")[2])
+    # Not what the report says of it, for that depends on pip's age.
+    metadata = HeaderParser().parsestr((site / f"{'-'.join(file.split('-')[:2])}.dist-info" / "METADATA").read_text())
+    name = metadata["Name"].lower().replace("_", "-")
+    licence = metadata["License-Expression"] or _SPOKEN.get(name) or metadata["License"]
     if licence not in LICENCES:
         raise SystemExit(f"{name} has the licence {licence!r}, which nobody has looked at: see tools/sbom.py")
-    file = unquote(download["url"].rpartition("/")[2])
-    return Wheel(name, metadata["version"], file, download["archive_info"]["hashes"]["sha256"], licence)
+    return Wheel(name, metadata["Version"], file, download["archive_info"]["hashes"]["sha256"], licence)
 
 
 def written(version: str, sha256: str, wheels: Iterable[Wheel]) -> str:

@@ -181,3 +181,16 @@ def test_a_machine_of_another_kind_is_told_what_to_install(built: Path, tmp_path
     assert (told.returncode, told.stdout) == (2, "")
     assert re.search("cannot load cryptography, PyNaCl and bcrypt, .*: install them for this Python", told.stderr)
     assert len(told.stderr.splitlines()) == 1
+
+
+def test_where_no_programs_may_be_it_says_what_to_do(built: Path, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root can change what is mounted")
+    env = {"PATH": os.environ["PATH"], "STUDIO_RUNNER_ROOT": str(tmp_path)}
+    start = [sys.executable, "-I", "-S", built, "listen", "--queue-root", "/", "--private-key", str(built), "local_q"]
+    mount = f'mount -t tmpfs -o noexec none {tmp_path} && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", *start]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.search("is mounted noexec, set STUDIO_RUNNER_ROOT to a directory that is not", told.stderr)
+    assert len(told.stderr.splitlines()) == 1

@@ -1,7 +1,6 @@
 """The long run: ``python -m tests.fuzz [--inputs N] [--seconds S] [--seed S] [HARNESS...]``; ``make fuzz`` calls it.
 
-Whatever crashes, hangs or needs too much memory is written to a file whose name is printed. With ``--guided`` atheris,
-if it is installed, looks for inputs that reach new code.
+Whatever crashes, hangs or needs too much memory is written to a file whose name is printed.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=2_000_000, help="for each harness [%(default)s]")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each harness, at most")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers [%(default)s]")
-    parser.add_argument("--guided", metavar="HARNESS", choices=HARNESSES, help="let atheris find inputs, endlessly")
     options = parser.parse_args()
-    if options.guided:
-        return _guided(HARNESSES[options.guided])
     random = Random(options.seed)
     os.environ.clear()  # proxies are looked for in it, by every request
     return max(_run(name, random, options.inputs, options.seconds) for name in options.names or HARNESSES)
@@ -111,21 +107,6 @@ def _keep(name: str, data: bytes) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def _guided(harness: Harness) -> int:
-    """Hand the check to atheris; its own options come from nowhere, its corpus is the seeds."""
-    import atheris  # type: ignore[import-not-found] # noqa: PLC0415
-
-    corpus = _FOUND.with_name("corpus")
-    corpus.mkdir(exist_ok=True)
-    for seed in harness.mutator.seeds:
-        (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
-    atheris.instrument_all()
-    atheris.Setup([sys.argv[0], str(corpus), "-max_len=65536", "-timeout=2", "-rss_limit_mb=600"], harness.check)
-    with harness.around():
-        atheris.Fuzz()
-    return 0
 
 
 if __name__ == "__main__":

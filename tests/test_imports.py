@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 # From top to bottom. A module may import what stands below it, never what stands above it or beside it, except that
 # modules of one package ("storage.*") may import each other. Bases, which are the seams, stand at the bottom.
 LAYERS: list[list[str]] = [
-    ["__main__"],
+    ["__main__", "bootstrap"],
     ["cli"],
     ["run"],
     ["serve", "submit", "listen", "explain", "prepare", "validate", "keygen", "doctor", "attempt_process"],

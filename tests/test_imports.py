@@ -14,11 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "runner"
 LAYERS: list[list[str]] = [
     ["__main__"],
     ["cli"],
-    ["serve", "submit", "listen", "explain", "prepare", "keygen", "attempt_process"],
-    ["supervisor", "attempt"],
+    ["serve", "submit", "listen", "explain", "top", "prepare", "keygen", "attempt_process"],
+    ["supervisor", "attempt", "web"],
+    ["overview", "board", "exposition"],
     ["running", "disk_use", "usage", "verdict"],
     ["admission", "servers", "child", "intake", "replays", "reports", "lease", "metadata_files", "follow", "shelf"],
     ["checkpoints", "record"],
+    ["journal"],
+    ["status"],
     [
         "settle",
         "sandbox.venv",
@@ -55,6 +58,7 @@ LAYERS: list[list[str]] = [
     ],
     ["sandbox.base", "lifecycle", "teller", "kubernetes", "outbox", "envelope"],
     [
+        "metrics",
         "place",
         "events",
         "request",
@@ -119,6 +123,7 @@ LAYERS: list[list[str]] = [
         "storage.transport",
         "storage.connections",
         "storage.base",
+        "storage.metered",
         "loop",
         "log",
         "locks",
@@ -172,6 +177,7 @@ def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
         "cryptography": {"key_files", "sealing", "signing", "storage.gcs_tokens"},
         "nacl": {"sealing"},
         "pynvml": {"machine.nvml"},
+        "prometheus_client": {"exposition"},
         "botocore": {"queues.sqs_account"},
         "requests": {
             "queues.management",

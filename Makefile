@@ -9,9 +9,10 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find runner -name '*.py') build_zipapp.py requirements/runtime.txt
+SOURCES := $(shell find runner tools -name '*.py') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons zipapp demo bench chaos image lock clean
+.PHONY: check test unit test-pythons zipapp release sign audit demo bench chaos fuzz \
+	image check-image check-examples check-aws lock clean
 
 ## Run ruff, mypy and the test of import directions.
 check: .make/venv
@@ -20,8 +21,8 @@ check: .make/venv
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 
-## Run everything: checks, all tests with real servers, other Pythons.
-test: .make/servers check test-pythons
+## Run everything: checks, also of the examples, all tests with real servers, other Pythons.
+test: .make/servers check check-examples test-pythons
 	RUNNER_TESTS_REQUIRE_SERVERS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests
 
 ## Run what needs no server and no network.
@@ -38,6 +39,27 @@ zipapp: studio-runner.pyz
 studio-runner.pyz: $(SOURCES) | .make/venv
 	$(BIN)/python build_zipapp.py --output $@
 
+## Put what is published into dist/: the file, named by its version, what is in it (SBOM), and their checksums.
+release: .make/venv
+	rm -rf dist
+	mkdir dist
+	name=studio-runner-$$($(BIN)/python -c 'import runner; print(runner.__version__)')-linux
+	$(BIN)/python build_zipapp.py --output dist/$$name.pyz --sbom dist/$$name.cdx.json
+	cd dist
+	sha256sum $$name.pyz $$name.cdx.json >SHA256SUMS
+
+## Sign the checksums with cosign: with the key that COSIGN_KEY names, or else as who you are to Sigstore.
+sign: dist/SHA256SUMS
+	command -v cosign >/dev/null || { echo "sign needs cosign: https://docs.sigstore.dev/cosign" >&2; exit 1; }
+	cosign sign-blob --yes $${COSIGN_KEY:+--key "$$COSIGN_KEY"} --bundle $<.sigstore.json $<
+
+dist/SHA256SUMS:
+	$(MAKE) release
+
+## Ask whether anything that the file holds is known to be vulnerable.
+audit: .make/venv
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes -r requirements/runtime.txt
+
 ## Run a small experiment from a queue that is a directory, and show what comes back.
 demo: studio-runner.pyz
 	examples/demo/demo.sh
@@ -52,9 +74,25 @@ bench: .make/servers .make/peers studio-runner.pyz
 chaos: .make/servers studio-runner.pyz
 	$(BIN)/python -m benchmarks.chaos
 
+## Give millions of damaged inputs to all that reads what strangers write: a quarter of an hour each.
+fuzz: .make/venv
+	nice -n 10 $(BIN)/python -m tests.fuzz
+
 ## Build the container image.
 image: studio-runner.pyz
 	docker build -t studio-runner .
+
+## Build the image, with podman where there is no docker, and run an experiment in it as in production.
+check-image: studio-runner.pyz
+	tools/check_image.sh
+
+## Check the Dockerfile and the examples with hadolint, docker compose, kustomize, Kubernetes' schemas and systemd.
+check-examples: .make/venv
+	tools/check_examples.sh
+
+## Go through examples/aws against an emulator; needs the aws CLI.
+check-aws: studio-runner.pyz
+	tools/check_aws.sh
 
 ## Pin the newest versions of all dependencies, with hashes.
 lock: .make/venv
@@ -63,12 +101,16 @@ lock: .make/venv
 	  $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --generate-hashes \
 	    --no-header --no-emit-index-url --no-annotate requirements/$$name.in -o requirements/$$name.txt
 	done
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-annotate requirements/examples.in -o requirements/examples.txt
 
 clean:
-	rm -rf $(VENV) .venv-* .make build studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-* .make build dist studio-runner.pyz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .make/venv: requirements/dev.txt | .make/python
 	mkdir -p .make
+	# Another checkout's environment is not ours to clear.
+	[ ! -L $(VENV) ] || rm $(VENV)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	touch $@

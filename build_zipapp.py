@@ -1,26 +1,31 @@
 """Build ``studio-runner.pyz``: the runner and all that it imports, in one file that needs only CPython 3.10 to 3.13.
 
-    python build_zipapp.py [--output FILE]
+    python build_zipapp.py [--output FILE] [--sbom FILE]
 
 Needs the packages of requirements/dev.txt. What it installs is pinned with hashes in requirements/runtime.txt. Most of
 it is pure Python and runs everywhere; what is compiled comes once for each kind of machine, and lies where
-runner/native.py looks for it. The same sources give the same bytes.
+runner/native.py looks for it. The same sources give the same bytes; runner/bootstrap.py is what starts first.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+import json
 import re
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from runner import __version__, bootstrap
+from tools import sbom
+from tools.sbom import Wheel
 
 ROOT = Path(__file__).resolve().parent
 
@@ -53,20 +58,22 @@ LARGEST = 12_500_000
 LARGEST_UNPACKED = 40_000_000
 """Bytes that it may have when it is unpacked, which happens at its first start."""
 
-# 2020-01-01: zip files hold no earlier time than 1980, and some tools mistrust that one.
-_EPOCH = "1577836800"
+# Of all files: zip files hold no earlier time than 1980, and some tools mistrust that one.
+_EPOCH = (2020, 1, 1, 0, 0, 0)
 
 
 def main() -> int:
     """Build, check, and print what was built."""
     parser = argparse.ArgumentParser(description="Build studio-runner.pyz.")
     parser.add_argument("--output", type=Path, default=ROOT / "studio-runner.pyz", help="the file [%(default)s]")
-    output: Path = parser.parse_args().output.resolve()
+    parser.add_argument("--sbom", type=Path, help="where to write what is in it, in CycloneDX's form")
+    options = parser.parse_args()
+    output: Path = options.output.resolve()
     with tempfile.TemporaryDirectory() as directory:
         site = Path(directory) / "site-packages"
-        _install(site, PURE, "--platform=any", "--implementation=py", "--python-version=3.10")
+        wheels = _install(site, PURE, "--platform=any", "--implementation=py", "--python-version=3.10")
         for machine in MACHINES:
-            _install_compiled(site / "native" / machine, machine)
+            wheels += _install_compiled(site / "native" / machine, machine)
         shutil.copytree(ROOT / "runner", site / "runner", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         _strip(site)
         _check(site)
@@ -74,36 +81,40 @@ def main() -> int:
     data = output.read_bytes()
     if len(data) > LARGEST:
         raise SystemExit(f"{output} has {len(data)} bytes, more than {LARGEST}: look what came in")
-    print(f"{output}  {len(data)} bytes  sha256 {hashlib.sha256(data).hexdigest()}")  # noqa: T201
+    sha256 = hashlib.sha256(data).hexdigest()
+    if options.sbom:
+        options.sbom.write_text(sbom.written(__version__, sha256, wheels))
+    print(f"{output}  {len(data)} bytes  sha256 {sha256}")  # noqa: T201
     return 0
 
 
-def _install_compiled(directory: Path, machine: str) -> None:
+def _install_compiled(directory: Path, machine: str) -> list[Wheel]:
     """Put what is compiled for a kind of machine, and its Pythons, into a directory.
 
     Of cffi only the part that PyNaCl and cryptography need at run time: an extension module for each Python.
     """
     # What is built for manylinux2014 runs on every Linux with glibc 2.17 or newer.
     tags = (f"--platform=manylinux2014_{machine}", "--implementation=cp")
-    _install(directory, STABLE, *tags, f"--python-version={PYTHONS[0]}")
+    wheels = _install(directory, STABLE, *tags, f"--python-version={PYTHONS[0]}")
     for python in PYTHONS:
         with tempfile.TemporaryDirectory() as temporary:
-            _install(Path(temporary), ("cffi",), *tags, f"--python-version={python}")
+            wheels += _install(Path(temporary), ("cffi",), *tags, f"--python-version={python}")
             for path in (*Path(temporary).glob("_cffi_backend.*.so"), *Path(temporary).glob("*.dist-info")):
                 if not (directory / path.name).exists():
                     shutil.move(path, directory)
+    return wheels
 
 
-def _install(directory: Path, names: Collection[str], *tags: str) -> None:
-    """Put some of the locked distributions into a directory, as wheels with these tags."""
+def _install(directory: Path, names: Collection[str], *tags: str) -> list[Wheel]:
+    """Put some of the locked distributions into a directory, as wheels with these tags; return which."""
     quiet = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-warn-script-location"]
     pip = [sys.executable, "-m", "pip", "install", *quiet, "--no-compile", "--target", str(directory)]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as lock:
-        lock.write(_locked(names))
-        lock.flush()
-        subprocess.run(
-            [*pip, "--only-binary=:all:", *tags, "--no-deps", "--require-hashes", "-r", lock.name], check=True
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        lock, report = Path(temporary, "lock.txt"), Path(temporary, "report.json")
+        lock.write_text(_locked(names))
+        exact = [*tags, "--only-binary=:all:", "--no-deps", "--require-hashes"]
+        subprocess.run([*pip, *exact, f"--report={report}", f"--requirement={lock}"], check=True)
+        return sbom.wheels_in(json.loads(report.read_text()), directory)
 
 
 def _locked(names: Collection[str]) -> str:
@@ -177,9 +188,27 @@ def _expect(what: str, found: set[Any], expected: set[Any]) -> None:
 
 
 def _pack(site: Path, output: Path) -> None:
-    shiv = [sys.executable, "-m", "shiv.cli", "--site-packages", str(site), "--output-file", str(output)]
-    shiv += ["--entry-point", "runner.cli:main", "--python", "/usr/bin/env python3", "--compressed", "--reproducible"]
-    subprocess.run(shiv, check=True, env={**os.environ, "SOURCE_DATE_EPOCH": _EPOCH}, stdout=subprocess.DEVNULL)
+    """Write the file: the same bytes wherever and by whomever, as long as zlib is the same."""
+    files = {path.relative_to(site).as_posix(): path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    entries = {"__main__.py": _bootstrap(files)} | {f"{bootstrap.INSIDE}{name}": files[name] for name in sorted(files)}
+    with output.open("wb") as file:
+        file.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, data in entries.items():
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 9)
+    output.chmod(0o755)
+
+
+def _bootstrap(files: Mapping[str, bytes]) -> bytes:
+    """Return what runs first; it knows the build by its version and its content."""
+    hashes = "".join(f"{hashlib.sha256(files[name]).hexdigest()} {name}\n" for name in sorted(files))
+    build = f"{__version__}-{hashlib.sha256(hashes.encode()).hexdigest()[:16]}"
+    source = files["runner/bootstrap.py"].decode()
+    if source.count('BUILD = ""') != 1:
+        raise SystemExit("runner/bootstrap.py has no place for the name of the build")
+    return source.replace('BUILD = ""', f'BUILD = "{build}"').encode()
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def main() -> None:
             (root / "working").mkdir()
             place = Workplace(root / "place", root / "working", [sys.executable, str(ROOT / "studio-runner.pyz")])
             stack.callback(place.close)
-            os.environ["SHIV_ROOT"] = str(root / "shiv")
+            os.environ["STUDIO_RUNNER_ROOT"] = str(root / "unpacked")
             technology = TECHNOLOGIES[name](place, stack)
             for measure in (dispatch, idle):
                 for figure, measured in measure(place, technology):

@@ -16,8 +16,9 @@ from runner.manifest import Manifest
 from runner.masking import NONE, Secrets
 from runner.packing import Note, copy, pack
 from runner.place import Place, remove
+from runner.progress import Progress
 from runner.request import Artifact
-from runner.storage.base import CHUNK, NotFound, Reader
+from runner.storage.base import CHUNK, NotFound, Reader, Store
 from runner.storage.stores import Stores
 from runner.unpacking import unpack
 from runner.walking import Entry, members, only
@@ -42,13 +43,14 @@ class Artifacts:
         place: Place,
         budget: Budget,
         cached: Cache | None = None,
+        progress: Progress | None = None,
         *,
         barred: Secrets = NONE,
     ) -> None:
         self._artifacts = artifacts
         self._place = place
         self._budget = budget
-        self._cache, self._barred = cached, barred
+        self._cache, self._progress, self._barred = cached, progress, barred
         self._manifests: dict[str, Manifest] = {}
 
     def fetch(self, artifact: Artifact, stores: Stores, check: Callable[[], None]) -> bool:
@@ -79,7 +81,7 @@ class Artifacts:
             else:
                 self._save(_Checked(stream, check), directory / _base_name(artifact))
 
-        store = stores.reach(artifact.location, artifact.credentials)
+        store = self._reach(stores, artifact, f"fetching artifact {artifact.label!r}")
         try:
             if self._cache and not artifact.mutable:
                 self._cache.fetch(artifact, directory, store, budget=self._budget, receive=receive)
@@ -137,13 +139,21 @@ class Artifacts:
 
     def _put_archive(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         key, first = artifact.location.key, LOG_NAME if artifact.label == LOG_LABEL else ""
-        with stores.reach(artifact.location, artifact.credentials).create(key) as out:
+        with self._storing(stores, artifact).create(key) as out:
             pack(self._place.label(artifact.label), out, key, first=first, note=note, barred=self._barred)
 
     def _put_file(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         for entry in only(self._place.label(artifact.label), _base_name(artifact)):
-            with stores.reach(artifact.location, artifact.credentials).create(artifact.location.key) as out:
+            with self._storing(stores, artifact).create(artifact.location.key) as out:
                 copy(entry, out, note=note, barred=self._barred)
+
+    def _storing(self, stores: Stores, artifact: Artifact) -> Store:
+        return self._reach(stores, artifact, f"storing artifact {artifact.label!r}")
+
+    def _reach(self, stores: Stores, artifact: Artifact, what: str) -> Store:
+        """Return the store of an artifact; how far transfers are is told while they last."""
+        store = stores.reach(artifact.location, artifact.credentials)
+        return self._progress.watched(store, what) if self._progress else store
 
     def _put_each(self, artifact: Artifact, stores: Stores, note: Note) -> None:
         """The metadata's files become objects of their own in its bucket (protocol section 4)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -17,17 +18,19 @@ from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
 from runner.cache import Cache
 from runner.cache_entries import Entries
 from runner.checkpoints import Checkpoints
-from runner.console import STDERR, Console
+from runner.console import STANDARD_ERROR, STANDARD_OUTPUT, STDERR, Console
 from runner.disk_use import DiskUse
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished, Order
 from runner.lease import Leasehold
-from runner.log import mask
+from runner.log import always_about, mask
 from runner.loop import Loop
 from runner.metadata_files import MetadataFiles, stamp
 from runner.place import Place
 from runner.program import Programs
+from runner.progress import Progress
 from runner.record import Bookkeeping
+from runner.remarks import Remarks
 from runner.retry import Patience
 from runner.sandbox.base import Job, Sandbox, user_of
 from runner.sandbox.process import Confines
@@ -60,6 +63,8 @@ class Attempt:
         mask(self, self._secrets)
         self._request = request.from_document(order.document, allow_env_secrets=order.options.allow_env_secrets)
         self._began = time.time()
+        self._attempt = 1 + order.failures
+        self._name_events()
         self._phase = ""
         self._usage: Usage | None = None
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
@@ -68,7 +73,6 @@ class Attempt:
         self._back = Stores(options, sleep=time.sleep)
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
         self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating)
-        self._attempt = 1 + order.failures
         self._worker = Worker(loop)
         self._book = Bookkeeping(self._request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
         budget = Budget(self._request.resources.hdd or None)
@@ -76,7 +80,11 @@ class Attempt:
             place, self._request.resources.hdd, loop=loop, watch=watch, tell=lambda used: self._tell(events.Used(used))
         )
         self._cache = self._open_cache()
-        self._artifacts = Artifacts(list(self._request.artifacts.values()), place, budget, self._cache, barred=barred)
+        looking = order.options.echo and os.isatty(STANDARD_ERROR)
+        self._remarks = Remarks(loop, self._tell, self._request.verbose, looking=looking)
+        self._progress = Progress(loop, self._remarks.advanced, bar=STANDARD_ERROR if looking else None)
+        artifacts = list(self._request.artifacts.values())
+        self._artifacts = Artifacts(artifacts, place, budget, self._cache, self._progress, barred=barred)
         self._metadata = MetadataFiles(order, self._request, place, began=self._began, secrets=self._secrets)
         self._checkpoints = Checkpoints(
             self._request.artifacts.values(),
@@ -94,8 +102,16 @@ class Attempt:
             try:
                 self._claim()
                 self._fetch(METADATA, LOG_LABEL)
-                most = self._order.options.max_output
-                console = stack.enter_context(Console(self._log_path(), self._hear, most=most, secrets=self._secrets))
+                console = stack.enter_context(
+                    Console(
+                        self._log_path(),
+                        self._hear,
+                        most=self._order.options.max_output,
+                        secrets=self._secrets,
+                        echo=STANDARD_OUTPUT if self._order.options.echo else None,
+                    )
+                )
+                stack.enter_context(self._remarks.into(console))
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL, IMAGE)))
                 programs = Programs(
                     self._loop, self._watch, console, apart=self._order.reported, confines=self._confines()
@@ -136,7 +152,16 @@ class Attempt:
     def _claim(self) -> None:
         """Make sure that nobody else runs the experiment, and that it is not over; learn which attempt this is."""
         self._attempt = self._lease.claim(failures=self._order.failures, redeliveries=self._order.redeliveries)
+        self._name_events()
         self._tell(events.Leased(self._attempt, self._metadata.accession))
+
+    def _name_events(self) -> None:
+        always_about(
+            experiment=self._request.key,
+            queue=self._order.queue,
+            attempt=self._attempt,
+            verbose=self._request.verbose,
+        )
 
     def _fetch(self, *labels: str) -> None:
         """Fetch artifacts; the log and the metadata come first, so that what goes wrong then can be told in them."""
@@ -147,6 +172,7 @@ class Attempt:
 
     def _enter(self, phase: str) -> None:
         self._phase = phase
+        self._remarks.detail(f"phase {phase}")
         self._tell(events.Phase(phase))
 
     def _hear(self, line: str, stream: str) -> None:
@@ -167,7 +193,8 @@ class Attempt:
             self._give(user)
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
         sandbox = sandbox_for(job, self._stores)
-        sandbox.prepare()
+        with self._progress.waiting("preparing the environment"):
+            sandbox.prepare()
         self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
 
@@ -228,6 +255,7 @@ class Attempt:
         error = result.exception()
         if error is None:
             self._tell(events.Checkpoint(result.result()))
+            self._remarks.detail(f"checkpoint, {result.result()} artifacts stored")
             self._book.note("running", time_last_checkpoint=time.time())
         elif isinstance(error, RunnerError):
             self._tell(events.Checkpoint(0, str(error)))

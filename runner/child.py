@@ -14,6 +14,7 @@ from pathlib import Path
 from runner import events
 from runner.errors import MachineError
 from runner.events import Event, Finished, GpuState, Order
+from runner.log import variables
 from runner.loop import Loop
 from runner.redaction import secrets_of_variable
 from runner.sandbox.process import signal_group
@@ -170,4 +171,4 @@ def _environment(keep: Collection[str]) -> dict[str, str]:
     secret |= {name for name in os.environ if name.startswith("AWS_")}
     secret |= {name for name, value in os.environ.items() if secrets_of_variable(name, value)}
     kept = {name: value for name, value in os.environ.items() if name not in secret - set(keep)}
-    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parent.parent), **variables()}

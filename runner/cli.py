@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 from runner import __version__, log
 from runner.errors import ConfigError, RequestError, RunnerError
-from runner.settings import HelpWanted, Settings, read
+from runner.settings import HelpWanted, Settings, log_style, read
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
        studio-runner explain [option ...] QUEUE
+       studio-runner run [option ...] MESSAGE.json|SCRIPT.py [ARGUMENT ...]
+       studio-runner validate [option ...] MESSAGE.json
+       studio-runner doctor [option ...] [MESSAGE.json]
        studio-runner prepare [option ...] MESSAGE.json
        studio-runner listen [option ...] QUEUE
        studio-runner keys [option ...] QUEUE ...
@@ -25,20 +28,19 @@ Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {
-        "attempt": _attempt,
-        "submit": _submit,
-        "listen": _listen,
-        "explain": _explain,
-        "prepare": _prepare,
-        "keys": _keys,
-        "--version": _version,
-    }
     try:
-        if words and words[0] in commands:
-            return commands[words[0]](words[1:])
-        return _serve(words)
+        return _told(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read what we print has enough; nor must Python try it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _told(words: list[str]) -> int:
+    """Do what the words say; errors are told in sentences."""
+    try:
+        return _done(words)
     except HelpWanted as wanted:
         print(wanted)  # noqa: T201 -- talking to the user
         return 0
@@ -49,8 +51,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunnerError as error:
         print(f"studio-runner: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except KeyboardInterrupt:
-        return 130
+
+
+def _done(words: list[str]) -> int:
+    commands = {
+        "attempt": _attempt,
+        "submit": _submit,
+        "listen": _listen,
+        "explain": _explain,
+        "prepare": _prepare,
+        "keys": _keys,
+        "doctor": _doctor,
+        "run": _run,
+        "validate": _validate,
+        "--version": _version,
+    }
+    if words and words[0] in commands:
+        return commands[words[0]](words[1:])
+    if words and not words[0].startswith("-"):
+        known = ", ".join(sorted(name for name in commands if name not in ("attempt", "--version")))
+        raise ConfigError(f"{words[0]!r} is no command: they are {known}; or give options alone, to run experiments")
+    return _serve(words)
 
 
 def _version(_words: list[str]) -> int:
@@ -62,7 +83,7 @@ def _attempt(words: list[str]) -> int:
     """Be the process of one attempt; only the supervisor starts it (see events.py)."""
     from runner.attempt_process import serve  # noqa: PLC0415 -- each command pays only for what it uses
 
-    log.start(log.level_of(os.environ.get("LOGXI", "")))
+    log.start(log.Style.of(os.environ))
     return serve(sys.stdin.fileno(), int(words[0]))
 
 
@@ -81,7 +102,6 @@ def _explain(words: list[str]) -> int:
 def _prepare(words: list[str]) -> int:
     from runner.prepare import main as prepare  # noqa: PLC0415
 
-    log.start(log.level_of(os.environ.get("LOGXI", "")))
     return prepare(words)
 
 
@@ -89,6 +109,24 @@ def _keys(words: list[str]) -> int:
     from runner.keygen import main as keys  # noqa: PLC0415
 
     return keys(words)
+
+
+def _doctor(words: list[str]) -> int:
+    from runner.doctor import main as doctor  # noqa: PLC0415
+
+    return doctor(words)
+
+
+def _run(words: list[str]) -> int:
+    from runner.run import main as run  # noqa: PLC0415
+
+    return run(words)
+
+
+def _validate(words: list[str]) -> int:
+    from runner.validate import main as validate  # noqa: PLC0415
+
+    return validate(words)
 
 
 def _listen(words: list[str]) -> int:
@@ -101,5 +139,5 @@ def _serve(words: list[str]) -> int:
     from runner import serve  # noqa: PLC0415
 
     settings, _ = read(Settings, words, os.environ, usage=_USAGE)
-    log.start(log.level_of(os.environ.get("LOGXI", ""), debug=settings.debug))
+    log.start(log_style(settings, os.environ))
     return serve.serve(settings, clock=time.monotonic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from runner.masking import NONE, Secrets, Stream
 from runner.units import format_size
 
 STDOUT, STDERR = "stdout", "stderr"
+STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
+"""The descriptors of our own."""
 
 # A longer line is handed on in pieces, so that output without line ends cannot fill the memory. In bytes.
 LONGEST_LINE = 1024 * 1024
@@ -30,8 +33,9 @@ class Console:
 
     Each whole line goes to ``hear``, with the stream it came on, ``STDOUT`` or ``STDERR``: of a line that a carriage
     return has overwritten what a terminal would show. In file and lines, ``secrets`` are masked. ``most``: how many
-    bytes of output the file takes (0: any); lines are heard beyond that. ``clock`` gives monotonic seconds. Close it,
-    or use it as a context manager: that hands on last lines without end.
+    bytes of output the file takes (0: any); lines are heard beyond that. ``echo``: a descriptor that all output is
+    written to as well; whoever reads it may go away. ``clock`` gives monotonic seconds. Close it, or use it as a
+    context manager: that hands on last lines without end.
     """
 
     def __init__(
@@ -41,9 +45,10 @@ class Console:
         *,
         most: int = 0,
         secrets: Secrets = NONE,
+        echo: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hear, self._most, self._clock = hear, most, clock
+        self._hear, self._most, self._echo, self._clock = hear, most, echo, clock
         self._secrets = secrets
         self._streams = {STDOUT: Stream(secrets), STDERR: Stream(secrets)}
         self._kept = 0
@@ -66,17 +71,20 @@ class Console:
 
     def say(self, sentence: str) -> None:
         """Write a line of the runner's own."""
-        self.write(f"studio-runner: {sentence}")
+        self.write(f"studio-runner: {sentence}", shown=True)
 
-    def write(self, line: str) -> None:
-        """Write a line on a line of its own, however much there is already."""
+    def write(self, line: str, *, shown: bool = False) -> None:
+        """Write a line on a line of its own, however much there is already; ``shown``: also where output is echoed."""
         for stream, partial in self._partial.items():
             self._take(self._streams[stream].flush(), stream)
             if partial:
                 self._append(b"\n")
+                self._show(b"\n")
                 self._split(b"\n", stream)
         data = self._secrets.mask(f"{line}\n".encode(errors="replace"))
         self._append(data)
+        if shown:
+            self._show(data)
         self._split(data, STDOUT)
 
     @property
@@ -92,6 +100,7 @@ class Console:
         return named[-1] if named else ""
 
     def _keep(self, data: bytes) -> None:
+        self._show(data)
         before, self._kept = self._kept, self._kept + len(data)
         if not self._most or self._kept <= self._most:
             self._append(data)
@@ -101,6 +110,14 @@ class Console:
                 f"\nstudio-runner: there is more output than --max-output {format_size(self._most)}: "
                 "what follows is not kept here\n".encode()
             )
+
+    def _show(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest and self._echo is not None:
+                rest = rest[os.write(self._echo, rest) :]
+        except OSError:
+            self._echo = None  # whoever looked at it has gone away
 
     def _append(self, data: bytes) -> None:
         try:

@@ -57,6 +57,7 @@ class Options:
     nice: int = 0
     run_as: str = ""
     singularity: str = "auto"
+    echo: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,14 @@ class Used:
 
 
 @dataclass(frozen=True)
+class Advanced:
+    """How far something is that takes long, in a sentence."""
+
+    kind: ClassVar[str] = "advanced"
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Started:
     """The experiment's own process runs, as the leader of its process group."""
 
@@ -256,10 +265,11 @@ class Finished:
         return "machine" if self.verdict == "gpu" else _FAULTS.get(self.outcome, "")
 
 
-Event = Placed | Leased | Phase | Cached | Used | Started | Line | Checkpoint | Failing | Finished
+Event = Placed | Leased | Phase | Cached | Used | Advanced | Started | Line | Checkpoint | Failing | Finished
 
 _KINDS: dict[str, type[Event]] = {
-    kind.kind: kind for kind in (Placed, Leased, Phase, Cached, Used, Started, Line, Checkpoint, Failing, Finished)
+    kind.kind: kind
+    for kind in (Placed, Leased, Phase, Cached, Used, Advanced, Started, Line, Checkpoint, Failing, Finished)
 }
 
 

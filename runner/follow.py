@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,20 @@ def follow(wanted: Request, stores: Stores, *, directory: Path, timeout: float) 
     """Wait for the experiment's end and fetch what it left; return the exit status."""
     outcome = _outcome(wanted, stores, timeout)
     print(outcome.get("sentence") or "it is over, but no runner said how")  # noqa: T201
-    for label in RESULTS:
-        if _fetched(wanted.artifacts[label], stores, directory / label):
-            print(f"  {label:10} {directory / label}")  # noqa: T201
+    for label, path in fetch_results(wanted, stores, directory):
+        print(f"  {label:10} {path}")  # noqa: T201
     metadata = wanted.artifacts[METADATA]
     name = f"scrape-host-{outcome.get('accession')}.json"
     if _fetched_file(metadata, f"metadata/{name}", stores, directory / name):
         print(f"  {'metadata':10} {directory / name}")  # noqa: T201
     return 0 if outcome.get("verdict") == "ok" else 1
+
+
+def fetch_results(wanted: Request, stores: Stores, directory: Path) -> Iterator[tuple[str, Path]]:
+    """Unpack each result below a directory; yield its label and where it is."""
+    for label in RESULTS:
+        if _fetched(wanted.artifacts[label], stores, directory / label):
+            yield label, directory / label
 
 
 def _outcome(wanted: Request, stores: Stores, timeout: float) -> dict[str, Any]:

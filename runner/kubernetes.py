@@ -39,7 +39,7 @@ _AGAIN = Patience(total=float("inf"), first=1.0, longest=30.0)
 _SHORTEST = 1.0
 
 
-class _Trouble(Exception):
+class Trouble(Exception):
     """The API server does not say what the map holds; the text says why."""
 
 
@@ -69,7 +69,7 @@ class Pod:
         return cls(f"https://{shown}:{port}", account, namespace, environ.get("HOSTNAME") or socket.gethostname())
 
     def ask(self, parameters: Mapping[str, str], *, stream: bool = False) -> requests.Response:
-        """Ask for ConfigMaps. Raises _Trouble and _Expired."""
+        """Ask for ConfigMaps. Raises Trouble and _Expired."""
         where = f"{self.url}/api/v1/namespaces/{self.namespace}/configmaps"
         try:
             # Read each time: Kubernetes exchanges a token long before it runs out.
@@ -83,18 +83,18 @@ class Pod:
                 stream=stream,
             )
         except OSError as error:  # requests' errors are OSErrors too
-            raise _Trouble(f"the API server at {self.url} cannot be asked ({type(error).__name__})") from error
+            raise Trouble(f"the API server at {self.url} cannot be asked ({type(error).__name__})") from error
         if answer.status_code == 200:
             return answer
         answer.close()
         if answer.status_code == 410:
             raise _Expired
         if answer.status_code in (401, 403):
-            raise _Trouble(
+            raise Trouble(
                 "the API server does not let this pod's service account read ConfigMaps of namespace "
                 f"{self.namespace}: give it the verbs get, list and watch on them"
             )
-        raise _Trouble(f"the API server at {self.url} answers with status {answer.status_code}")
+        raise Trouble(f"the API server at {self.url} answers with status {answer.status_code}")
 
 
 class _Watch:
@@ -124,7 +124,7 @@ class _Watch:
                     self._closed.wait(_SHORTEST - (time.monotonic() - began))
             except _Expired:
                 self._closed.wait(_SHORTEST)
-            except _Trouble as trouble:
+            except Trouble as trouble:
                 self._say(f"ConfigMap {self._name} cannot be read: {trouble}; trying again until it works")
                 self._closed.wait(next(delays))
 
@@ -136,7 +136,7 @@ class _Watch:
                 self._tell(_state(found["items"][0]) if found["items"] else None)
                 return str(found["metadata"]["resourceVersion"])
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise _Trouble(f"the API server at {self._pod.url} does not answer with ConfigMaps") from error
+                raise Trouble(f"the API server at {self._pod.url} does not answer with ConfigMaps") from error
 
     def _follow(self, version: str) -> str:
         """Tell every change until the watch ends, and return the version to go on from."""
@@ -157,7 +157,7 @@ class _Watch:
                     if kind in ("ADDED", "MODIFIED", "DELETED"):
                         self._tell(None if kind == "DELETED" else _state(thing))
                 except (TypeError, KeyError, AttributeError) as error:
-                    raise _Trouble(f"the API server at {self._pod.url} sends what is no event") from error
+                    raise Trouble(f"the API server at {self._pod.url} sends what is no event") from error
         return version
 
     def _tell(self, state: str | None) -> None:

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     settings, words = read(ListenSettings, arguments, os.environ, usage=_USAGE, words=True)
     if len(words) != 1:
         raise ConfigError("name one queue: see studio-runner listen --help")
-    log.start(log.level_of(os.environ.get("LOGXI") or "*=WRN"))
+    log.start(log.Style.of({**os.environ, "LOGXI": os.environ.get("LOGXI") or "*=WRN"}))
     names = (words[0],) if carries_reports(words[0]) else responses_of(words[0])
     display = Display(settings, _opener(settings))
     with Signals() as signals, closing(Loop()) as loop, ExitStack() as stack:

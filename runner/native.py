@@ -30,6 +30,12 @@ def compiled(packages: str, purpose: str) -> Iterator[None]:
     except ImportError as error:
         python = ".".join(map(str, sys.version_info[:2]))
         raise ConfigError(
-            f"this machine ({machine}, Python {python}) cannot load {packages}, without which {purpose}: install them "
-            f"for this Python ({error})"
+            f"this machine ({machine}, Python {python}) cannot load {packages}, without which {purpose}: {_remedy()} "
+            f"({error})"
         ) from error
+
+
+def _remedy() -> str:
+    if _MACHINES.is_dir() and os.statvfs(_MACHINES).f_flag & os.ST_NOEXEC:
+        return f"{_MACHINES.parent} is mounted noexec, set STUDIO_RUNNER_ROOT to a directory that is not"
+    return "install them for this Python"

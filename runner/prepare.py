@@ -6,20 +6,20 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
-from runner import envelope, intake, request
+from runner import intake, log, message_file
 from runner.archive import Budget
 from runner.artifacts import Artifacts
 from runner.attempt import sandbox_for, store_options
 from runner.errors import ConfigError, MachineError
 from runner.events import Options, Order
+from runner.message_file import ByHand
 from runner.place import Place, make_home, placed
-from runner.private_keys import PrivateKeys
 from runner.request import Request
 from runner.sandbox.base import Job
-from runner.settings import Settings, read
+from runner.settings import Settings, log_style, read
 from runner.storage.stores import Stores
 from runner.units import format_duration
 
@@ -29,21 +29,13 @@ Builds the environment of the experiment in a message, as an attempt at it on th
 options that the runner has, --working-dir above all. Its workspace is fetched, for it may hold packages."""
 
 
-@dataclass(frozen=True)
-class PrepareSettings(Settings):
-    """The options of the runner; those of queues are of no use here, and may be missing."""
-
-    def faults(self) -> list[str]:
-        """Nothing is wrong with options that are not used."""
-        return []
-
-
 def main(arguments: Sequence[str]) -> int:
     """Build, or find that it is there; return 0. Raises RequestError with all faults of the message, among others."""
-    settings, rest = read(PrepareSettings, arguments, os.environ, usage=_USAGE, words=True)
+    settings, rest = read(ByHand, arguments, os.environ, usage=_USAGE, words=True)
+    log.start(log_style(settings, os.environ))
     if len(rest) != 1:
         raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
-    wanted = _request(_content(rest[0]), settings)
+    wanted = message_file.read(rest[0], settings)
     make_home(settings.home)
     order = _order(wanted, settings)
     began = time.monotonic()
@@ -61,23 +53,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{len(sandbox.packages())} packages, {sandbox.shared.bytes / 1e6:.0f} MB, in {sandbox.shared.content}"
     )
     return 0
-
-
-def _request(body: bytes, settings: Settings) -> Request:
-    """Read a message; one that is encrypted is opened without a look at its signature: it was given by hand."""
-    document = request.load(body)
-    if request.is_envelope(document):
-        keys = PrivateKeys(settings.private_keys, clock=time.monotonic)
-        keys.check()
-        document = request.load(keys.open(envelope.read(document).payload))
-    return request.from_document(document, allow_env_secrets=settings.allow_env_secrets)
-
-
-def _content(name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _order(wanted: Request, settings: Settings) -> Order:

@@ -30,7 +30,7 @@ class Reasons:
     def tell(self, queue: str, why: str, until: str = "", *, logged: bool = False) -> None:
         """Give the reason for a queue, and how long it holds, which by itself is no news; ``logged``: it is known."""
         if not logged and self._reasons.get(queue, ("", ""))[0] != why:
-            log.info("queue %s: %s", queue, "; ".join(filter(None, (why, until))))
+            log.info("queue %s: %s", queue, "; ".join(filter(None, (why, until))), extra={"queue": queue})
         if self._reasons.get(queue) != (why, until):
             self._reasons[queue] = (why, until)
             self._changed = True

@@ -10,9 +10,22 @@ from pathlib import Path
 from threading import Thread
 
 from runner.child import Child
-from runner.events import Cached, Checkpoint, Event, Failing, Finished, GpuState, Leased, Line, Phase, Started, Used
+from runner.events import (
+    Advanced,
+    Cached,
+    Checkpoint,
+    Event,
+    Failing,
+    Finished,
+    GpuState,
+    Leased,
+    Line,
+    Phase,
+    Started,
+    Used,
+)
 from runner.intake import Received
-from runner.log import mask, unmask
+from runner.log import Adapter, about, mask, unmask
 from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
 from runner.masking import Secrets
@@ -22,6 +35,7 @@ from runner.redaction import secrets_of
 from runner.reports import Stream
 from runner.request import Request
 from runner.settle import Decision, settle
+from runner.slack import SILENT, Notices
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +57,7 @@ class Running:
     stream: Stream
     since: float
     number: int
+    notices: Notices = SILENT
     deleted_since: float | None = None
     leased: bool = False
     told_to_stop: bool = False
@@ -70,6 +85,12 @@ class Running:
         return self.allocation.need
 
     @property
+    def log(self) -> Adapter:
+        """A log whose events say which attempt they are about."""
+        key, verbose = self.request.key, self.request.verbose
+        return about(log, experiment=key, queue=self.queue, attempt=self.number, verbose=verbose)
+
+    @property
     def claim(self) -> Claim:
         """What it has of the disk."""
         return Claim(self.need.hdd, self.disk)
@@ -85,7 +106,7 @@ class Running:
     def adopt(self, delivery: Delivery) -> None:
         """Hold one more delivery of the message."""
         self.deliveries = [each for each in self.deliveries if not each.lost] + [delivery]
-        log.info("%s came again while it runs: its new delivery is kept", self)
+        self.log.info("%s came again while it runs: its new delivery is kept", self)
 
     def keep_alive(self) -> None:
         """Tell the broker that the message is worked on."""
@@ -133,9 +154,10 @@ class Running:
         """Log what the attempt tells, and pass on what others want to know."""
         hearers: dict[type[Event], Callable[..., None]] = {
             Leased: self._heard_leased,
-            Phase: lambda event: log.debug("%s: phase %s", self, event.name),
+            Phase: lambda event: self.log.debug("%s: phase %s", self, event.name),
             Cached: self._heard_cached,
             Used: self._heard_used,
+            Advanced: lambda event: self.log.info("%s: %s", self, event.sentence),
             Started: lambda _event: self.stream.running(),
             Line: self.stream.line,
             Checkpoint: self._heard_checkpoint,
@@ -146,12 +168,13 @@ class Running:
 
     def _heard_leased(self, event: Leased) -> None:
         self.leased, self.number = True, event.attempt
-        log.info("%s starts (%s)", self, self.need)
+        self.log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
+        self.notices.begin(self.number)
 
     def _heard_cached(self, event: Cached) -> None:
         how = "was in the cache" if event.hit else "was not in the cache, and is fetched"
-        log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
+        self.log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
 
     def _heard_used(self, event: Used) -> None:
         self.disk = event.disk
@@ -161,6 +184,6 @@ class Running:
 
     def _heard_checkpoint(self, event: Checkpoint) -> None:
         if event.error:
-            log.warning("%s: a checkpoint failed, the next one will try again: %s", self, event.error)
+            self.log.warning("%s: a checkpoint failed, the next one will try again: %s", self, event.error)
         else:
-            log.debug("%s: checkpoint, %d artifacts stored", self, event.uploaded)
+            self.log.debug("%s: checkpoint, %d artifacts stored", self, event.uploaded)

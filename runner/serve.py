@@ -22,6 +22,7 @@ from runner.machine.disk import Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.machine.gpus import Gpus
 from runner.machine.hoard import Hoard
+from runner.only_message import OnlyMessage
 from runner.place import make_home, sweep
 from runner.private_keys import PrivateKeys
 from runner.reasons import Reasons
@@ -31,6 +32,7 @@ from runner.sandbox import interpreters
 from runner.sandbox.environments import Environments
 from runner.servers import open_servers, work_queues
 from runner.settings import Settings
+from runner.slack import Slack
 from runner.supervisor import Parts, Supervisor
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,8 @@ log = logging.getLogger(__name__)
 _GPU_PATIENCE = 20.0
 
 
-def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
-    """Run experiments until told to stop; return the exit status. Raises ConfigError."""
+def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage | None = None) -> int:
+    """Run experiments until told to stop, or ``only`` one; return the exit status. Raises ConfigError."""
     own = partial(concealment.own_secrets, settings, os.environ)
     concealment.close_memory()
     concealment.hide(own())
@@ -67,7 +69,7 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
         gpus = GpuWatch(loop, allocator.gpus, None if allocator.gpus.absent else _open_nvml, clock)
         gpus.begin(_GPU_PATIENCE)
         log.info("GPUs: %s", allocator.gpus.offered())
-        servers = open_servers(settings, loop, work_queues(settings), settings.queue)
+        servers = [only] if only else open_servers(settings, loop, work_queues(settings), settings.queue)
         which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
         parts = Parts(
             servers=servers,
@@ -78,13 +80,14 @@ def serve(settings: Settings, *, clock: Callable[[], float]) -> int:
             gpus=gpus,
             reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
             reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            slack=Slack(settings.slack_hook, settings.slack_room, clock=clock),
             envelopes=envelopes,
             replays=Replays(settings.home / "completed"),
-            suspended=_suspension(settings, loop, stack),
+            suspended=(lambda: False) if only else _suspension(settings, loop, stack),
             own=own,
             clock=clock,
         )
-        Supervisor(settings, parts).run()
+        Supervisor(settings, parts).run(over=only.settled if only else None)
     return 0
 
 

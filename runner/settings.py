@@ -14,9 +14,10 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from runner.errors import ConfigError
+from runner.log import FORMATS, Style
 from runner.sandbox.users import User
 from runner.units import format_duration, parse_duration, parse_size
 
@@ -26,6 +27,20 @@ Parse = Callable[[str], Any]
 
 # In bytes.
 _SMALLEST_CACHE = 10**9
+
+
+def _log_format(value: str) -> str:
+    return _one_of(FORMATS, value)
+
+
+def _log_level(value: str) -> str:
+    return _one_of(("debug", "info", "warn", "error"), value)
+
+
+def _one_of(words: Sequence[str], value: str) -> str:
+    if value.lower() not in words:
+        raise ValueError(f"is {value!r}, but must be {', '.join(words[:-1])} or {words[-1]}")
+    return value.lower()
 
 
 def _text(value: str) -> str:
@@ -142,6 +157,12 @@ def _file(value: str) -> str:
     return str(Path(value).resolve())
 
 
+def _hook(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+/\S+", value):
+        raise ValueError("must be the URL that Slack has made for an incoming web hook, https://…")  # never the value
+    return value
+
+
 def _endpoint(value: str) -> str:
     url = value if "://" in value else f"http://{value}"  # STORAGE_EMULATOR_HOST is often no more than HOST:PORT
     if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+/?", url):
@@ -171,12 +192,14 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
 
 
-_SLACK = "Slack notices"
-
-
 @dataclass(frozen=True)
 class ServerSettings:
-    """The options that say where queues are. Durations are in seconds."""
+    """The options that say where queues are. Durations are in seconds.
+
+    ``queues_needed``: it is a mistake to name none.
+    """
+
+    queues_needed: ClassVar[bool] = True
 
     amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
     amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
@@ -199,7 +222,7 @@ class ServerSettings:
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
         found = []
-        if not (self.amqp_url or self.queue_root or self.sqs_certs or self.sqs_region):
+        if self.queues_needed and not (self.amqp_url or self.queue_root or self.sqs_certs or self.sqs_region):
             found.append("there are no queues: give --amqp-url, --sqs-certs, --sqs-region or --queue-root")
         if self.amqp_ca and not self.amqp_url:
             found.append("--amqp-ca is of no use without --amqp-url")
@@ -394,7 +417,15 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     run_as: str = option(
         "", "user that experiments and their installers run as, where the runner is root", _user, metavar="USER"
     )
+    echo_output: bool = option(False, "write what experiments print to standard output, too", boolean, metavar="BOOL")
     schema_logs: bool = option(True, "keep output lines in the metadata document", boolean, metavar="BOOL")
+    log_format: str = option(
+        "",
+        "log for people (text, or happy, in colour on a terminal) or as lines of JSON (json) [happy]",
+        _log_format,
+        metavar="FORMAT",
+    )
+    log_level: str = option("", "log events from here on: debug, info, warn, error [info]", _log_level, metavar="LEVEL")
     debug: bool = option(False, "leave work directories behind and log more", boolean, metavar="BOOL")
 
     limit_tasks: int = option(0, "stop after this many attempts [0: never]", count, metavar="N")
@@ -412,8 +443,14 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
     cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
     k8s_namespace: str = option("", "namespace of the state ConfigMaps [the pod's own]", metavar="NAME")
     k8s_configmap: str = option("studioml-go-runner", "name of the one for all pods", metavar="NAME")
-    slack_hook: str = option("", "Slack web hook", metavar="URL", later=_SLACK)
-    slack_room: str = option("", "Slack channel", metavar="NAME", later=_SLACK)
+    slack_hook: str = option(
+        "", "Slack's incoming web hook for notices of what starts and ends; it is a secret", _hook, metavar="URL"
+    )
+    slack_room: str = option(
+        "",
+        "channel for notices of messages that name none (config.runner.slack_destination) [the hook's own]",
+        metavar="NAME",
+    )
 
     def faults(self) -> list[str]:
         """What is wrong with the options taken together."""
@@ -428,9 +465,16 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
             )
         if self.run_as and self.singularity_allow:
             found.append("--run-as is not for containers: start the whole runner as that user, or allow no images")
+        if self.slack_room and not self.slack_hook:
+            found.append("--slack-room is of no use without --slack-hook")
         if self.max_attempts < 1:
             found.append("--max-attempts is 0, but must be at least 1")
         return found
+
+
+def log_style(settings: Settings, environ: Mapping[str, str]) -> Style:
+    """Return how the log is to be written."""
+    return Style.of(environ, level=settings.log_level, form=settings.log_format, debug=settings.debug)
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
@@ -461,6 +505,18 @@ def read(
     ``kind`` may tell by a ``faults()`` method), and words after the flags unless ``words`` are wanted. Raises
     HelpWanted for ``--help``.
     """
+    options, rest, faults = gather(kind, arguments, environ, usage=usage)
+    if rest and not words:
+        faults.append(f"{rest[0]!r} is no option of this program: see --help")
+    if faults:
+        raise ConfigError(faults)
+    return options, rest
+
+
+def gather(
+    kind: type[T], arguments: Sequence[str], environ: Mapping[str, str], *, usage: str
+) -> tuple[T, list[str], list[str]]:
+    """Do as ``read`` does, but return the mistakes too: what was given wrongly has its default then."""
     fields = {flag_of(field): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given, rest, faults = _split(arguments, fields)
     if "--help" in given:
@@ -475,15 +531,11 @@ def read(
                 values[field.name] = _value(field, texts)
             except ValueError as error:
                 faults.append(f"{name} {error}")
-    if rest and not words:
-        faults.append(f"{rest[0]!r} is no option of this program: see --help")
     options = kind(**values)
     # What is missing can only be told when nothing that was given got lost.
     if not faults and hasattr(options, "faults"):
         faults.extend(options.faults())
-    if faults:
-        raise ConfigError(faults)
-    return options, rest
+    return options, rest, faults
 
 
 def _split(

@@ -30,6 +30,7 @@ from runner.running import Running
 from runner.sandbox.environment import is_installers
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
+from runner.slack import Slack
 from runner.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Parts:
     gpus: GpuWatch
     reports: Reports
     reasons: Reasons
+    slack: Slack
     envelopes: Envelopes
     replays: Replays
     suspended: Callable[[], bool]
@@ -90,10 +92,10 @@ class Supervisor:
         )
         self._loop.add_handler(self._signals.fd, lambda _fd, _events: self._signals.drain(), self._loop.READ)
 
-    def run(self) -> None:
-        """Work until the end; everything that is held is settled or given back by then."""
+    def run(self, over: Callable[[], bool] | None = None) -> None:
+        """Work until the end, or until ``over`` says so; everything that is held is settled or given back by then."""
         try:
-            while not self._over():
+            while not (self._over() or (over and over())):
                 more = self.tick()
                 self._loop.run_once(0 if more else _TICK)
         finally:
@@ -103,6 +105,7 @@ class Supervisor:
                 self._spare.close()
                 self._spare.wait(5.0)
             self._parts.reports.close()
+            self._parts.slack.close()
             for server in self._servers:
                 server.close()
             self._parts.reasons.close()
@@ -169,7 +172,7 @@ class Supervisor:
         if self._told_to_stop is None and (hurried or now >= self._stopping_since + self._settings.grace_period):
             self._told_to_stop = now
             for running in self._running:
-                log.info("%s is told to stop", running)
+                running.log.info("%s is told to stop", running)
                 running.stop()
         patience = _HURRIED_PATIENCE if hurried else _STOP_PATIENCE
         if self._told_to_stop is not None and (self._signals.stops > 2 or now >= self._told_to_stop + patience):
@@ -193,7 +196,7 @@ class Supervisor:
             elif running.deleted_since is None:
                 running.deleted_since = self._clock()
             elif not running.told_to_stop and self._clock() >= running.deleted_since + _COOL_DOWN:
-                log.warning("%s is stopped: its queue has been deleted", running)
+                running.log.warning("%s is stopped: its queue has been deleted", running)
                 running.stop()
 
     # Watching
@@ -238,8 +241,9 @@ class Supervisor:
         took = format_duration(round(self._clock() - running.since, 1))
         level = logging.WARNING if finished.outcome in ("failed", "misfit", "unavailable") else logging.INFO
         word = f"{finished.verdict}; " if finished.verdict else ""
-        log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
+        running.log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
+        running.notices.end(finished, decision, took)
         running.settle(decision)
         if finished.outcome == "completed" and running.received.name:
             self._parts.replays.add(running.received.name, running.request.end_of_life)
@@ -296,7 +300,7 @@ class Supervisor:
                 self._queues.hold(delivery.queue, plan.need)
                 delivery.give_back()
         except RequestError as error:
-            log.error("%s: a message is refused: %s", delivery.queue, error)
+            log.error("%s: a message is refused: %s", delivery.queue, error, extra={"queue": delivery.queue})
             delivery.refuse()
         except MachineError as error:
             self._queues.pause(delivery.queue, error)
@@ -317,6 +321,7 @@ class Supervisor:
             sentence = f"experiment {wanted.key!r} is past its lifetime"
             finished = Finished("failed", sentence, last=True, verdict="lifetime")
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
+            self._parts.slack.notices(delivery.queue, wanted).end(finished, Decision.ACK)
         elif self._ledger.forgive(wanted.identity):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
         elif received.name and not delivery.redelivered and self._parts.replays.seen(received.name):
@@ -325,7 +330,8 @@ class Supervisor:
             )
         else:
             return False
-        log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value)
+        fields = {"experiment": wanted.key, "queue": delivery.queue}
+        log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value, extra=fields)
         settle(delivery, Decision.ACK)
         return True
 
@@ -336,6 +342,7 @@ class Supervisor:
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         allocation = self._allocator.reserve(plan.need)
         running = Running(received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures)
+        running.notices = self._parts.slack.notices(delivery.queue, wanted)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1
@@ -386,6 +393,7 @@ class Supervisor:
             nice=given.nice,
             run_as=given.run_as,
             singularity=given.singularity,
+            echo=given.echo_output,
             cache_dir=given.cache_dir,
             cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
         )

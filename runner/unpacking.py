@@ -25,6 +25,8 @@ _DEEPEST = 256
 _MOST_UNSPENT = 2 * 1024 * 1024
 # What PAX headers may say of all later members together: tarfile copies it for each. In characters; git needs 50.
 _MOST_GLOBAL = 64 * 1024
+# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
+_MOST_ENDS = 100
 # PATH_MAX and NAME_MAX of Linux, in bytes.
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
@@ -84,13 +86,16 @@ class _Metered:
 
     def __init__(self, stream: Reader, budget: Budget) -> None:
         self._stream, self._budget = stream, budget
-        self._unspent = 0
+        self._unspent = self._ends = 0
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._stream.read(size)
         self._unspent += len(data)
         if self._unspent > _MOST_UNSPENT:
             raise tarfile.ReadError(f"more than {_MOST_UNSPENT} bytes in a header or after the end")
+        self._ends += not data
+        if self._ends > _MOST_ENDS:
+            raise EOFError("it ends in the middle")
         return data
 
     def spend(self, size: int) -> None:

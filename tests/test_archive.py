@@ -591,3 +591,13 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
     with small_disk(tmp_path, "64k"), pytest.raises(MachineError, match="No space left"):
         unpack(Drip(tar(("a", {"size": 500_000}))), tmp_path, Budget(None))
+
+
+def test_an_archive_that_says_that_a_member_is_endless_takes_no_time(tmp_path: Path) -> None:
+    """A sparse file of nothing, whose 2**80 bytes in the archive tarfile would skip by reading 2**62 times."""
+    header = bytearray(tar(("file", {"type": tarfile.GNUTYPE_SPARSE}), format=tarfile.GNU_FORMAT)[:512])
+    header[124:136] = b"\x80" + (2**80).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ExperimentError, match="it ends in the middle"):
+        unpack(Drip(bytes(header) + b"\0" * 4096), tmp_path, Budget(None))

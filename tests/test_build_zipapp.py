@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from email.parser import BytesHeaderParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def build(output: Path, root: Path = ROOT) -> Path:
-    command = [sys.executable, root / "build_zipapp.py", "--output", output]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+def build(output: Path, root: Path = ROOT, *, sbom: Path, **more: Any) -> Path:
+    command = [sys.executable, root / "build_zipapp.py", "--output", output, "--sbom", sbom]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, **more)
     assert done.returncode == 0, done.stdout + done.stderr
     return output
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("built") / "studio-runner.pyz")
+    output = tmp_path_factory.mktemp("built") / "studio-runner.pyz"
+    return build(output, sbom=output.with_name("sbom.json"))
 
 
 def pythons() -> list[str]:
@@ -35,11 +40,23 @@ def pythons() -> list[str]:
 
 
 def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
+    """Another directory, another user's habits, another day."""
     copy = tmp_path / "elsewhere"
-    for name in ("runner", "requirements"):
+    for name in ("runner", "requirements", "tools"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "build_zipapp.py", copy)
-    assert build(tmp_path / "other.pyz", copy).read_bytes() == built.read_bytes()
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    env = {
+        **os.environ,
+        "LC_ALL": "tr_TR.UTF-8",
+        "TZ": "Pacific/Kiritimati",
+        "PYTHONHASHSEED": "7",
+        "SOURCE_DATE_EPOCH": "1",
+    }
+    other = build(tmp_path / "other.pyz", copy, sbom=tmp_path / "sbom.json", env=env, umask=0o077)
+    assert other.read_bytes() == built.read_bytes()
+    assert (tmp_path / "sbom.json").read_bytes() == built.with_name("sbom.json").read_bytes()
 
 
 PACKAGES = {
@@ -53,8 +70,8 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 def contents(built: Path) -> dict[str, bytes]:
     """What is unpacked at the first start, by its path."""
     with zipfile.ZipFile(built) as file:
-        names = [name for name in file.namelist() if name.startswith("site-packages/")]
-        return {name.removeprefix("site-packages/"): file.read(name) for name in names}
+        names = [name for name in file.namelist() if name.startswith("site/")]
+        return {name.removeprefix("site/"): file.read(name) for name in names}
 
 
 def test_it_holds_the_runner_and_its_dependencies_and_nothing_else(built: Path) -> None:
@@ -93,9 +110,23 @@ def test_every_package_has_its_licence(built: Path) -> None:
         )
 
 
+def test_its_bill_of_materials_names_every_package_and_its_hash(built: Path) -> None:
+    bill = json.loads(built.with_name("sbom.json").read_text())
+    sha256 = hashlib.sha256(built.read_bytes()).hexdigest()
+    assert bill["metadata"]["component"]["hashes"] == [{"alg": "SHA-256", "content": sha256}]
+    parsed = [BytesHeaderParser().parsebytes(data) for name, data in contents(built).items() if "METADATA" in name]
+    inside = {(each["Name"].lower().replace("_", "-"), each["Version"]) for each in parsed}
+    assert {(each["name"], each["version"]) for each in bill["components"]} == inside
+    locked = (ROOT / "requirements" / "runtime.txt").read_text()
+    for each in bill["components"]:
+        assert f"sha256:{each['hashes'][0]['content']}" in locked
+    files = [each["purl"] for each in bill["components"] if each["name"] == "cffi"]
+    assert len(files) == len(set(files)) == 4 * 2
+
+
 @pytest.mark.parametrize("python", pythons())
 def test_it_starts_on_a_machine_that_has_only_python(built: Path, tmp_path: Path, python: str) -> None:
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
     command = [python, "-I", str(built)]
     said = subprocess.run([*command, "--version"], env=env, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert said.stdout.startswith("studio-runner ")
@@ -130,9 +161,11 @@ for service in ("sqs", "sts", "sso", "sso-oidc", "signin"):
 @pytest.mark.parametrize("python", pythons())
 def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: str) -> None:
     (tmp_path / "code.py").write_text(code)
-    unpacked = tmp_path / "shiv"
-    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHIV_ROOT": str(unpacked), "SHIV_INTERPRETER": "1"}
-    command = [python, "-W", "error", built, tmp_path / "code.py", ROOT / "tests" / "vectors" / "keys", unpacked]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
+    subprocess.run([python, built, "--version"], env=env, stdout=subprocess.DEVNULL, check=True)
+    (unpacked,) = (path for path in (tmp_path / "root").iterdir() if path.is_dir())
+    command = [python, "-W", "error", tmp_path / "code.py", ROOT / "tests" / "vectors" / "keys", unpacked]
+    env = {**env, "PYTHONPATH": str(unpacked)}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -140,11 +173,24 @@ def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: s
 def test_a_machine_of_another_kind_is_told_what_to_install(built: Path, tmp_path: Path) -> None:
     if not shutil.which("setarch"):
         pytest.skip("no setarch to change the machine's name with")
-    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "STUDIO_RUNNER_ROOT": str(tmp_path / "root")}
     options = ["--queue-root", str(tmp_path), "--private-key", str(built), "local_queue"]
     # Without site-packages: what the file lacks may be there.
     command = ["setarch", "linux32", sys.executable, "-I", "-S", built, "listen", *options]
     told = subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (told.returncode, told.stdout) == (2, "")
     assert re.search("cannot load cryptography, PyNaCl and bcrypt, .*: install them for this Python", told.stderr)
+    assert len(told.stderr.splitlines()) == 1
+
+
+def test_where_no_programs_may_be_it_says_what_to_do(built: Path, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root can change what is mounted")
+    env = {"PATH": os.environ["PATH"], "STUDIO_RUNNER_ROOT": str(tmp_path)}
+    start = [sys.executable, "-I", "-S", built, "listen", "--queue-root", "/", "--private-key", str(built), "local_q"]
+    mount = f'mount -t tmpfs -o noexec none {tmp_path} && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", *start]
+    told = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.search("is mounted noexec, set STUDIO_RUNNER_ROOT to a directory that is not", told.stderr)
     assert len(told.stderr.splitlines()) == 1

@@ -113,3 +113,8 @@ def test_a_file_store_does_not_load_the_http_client() -> None:
         "connect(Location('file', '', '/tmp', 'k'), None, StoreOptions()); sys.exit('requests' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("url", ["s3://host/bucket/a\nb", "gs://bucket/a\nb", "file:///a\nb", "http://host/a\nb"])
+def test_a_location_stays_in_its_line_where_it_is_shown(url: str) -> None:
+    assert str(locate(url)).endswith("a%0Ab")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.cli import main
 from runner.errors import ConfigError
 from runner.settings import HelpWanted, Settings, flag_of, read, variable_of
 
@@ -71,8 +72,16 @@ def test_every_option_of_the_protocol_exists() -> None:
 def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
     samples = {"DIR": str(tmp_path), "FILE": __file__, "SIZE": "2GiB", "DURATION": "90s", "N": "7", "BOOL": "true"}
     samples |= {"PROGRAM": sys.executable, "USER": "nobody", "IMAGE,…": "docker://python:3.11"}
+    samples |= {"FORMAT": "json", "LEVEL": "debug"}
     for flag, field in FIELDS.items():
-        if field.metadata["later"] or flag in ("--s3-cert", "--s3-key", "--sqs-endpoint", "--cache-dir"):
+        if field.metadata["later"] or flag in (
+            "--s3-cert",
+            "--s3-key",
+            "--sqs-endpoint",
+            "--cache-dir",
+            "--slack-hook",
+            "--slack-room",
+        ):
             continue
         if flag == "--run-as" and os.geteuid() != 0:
             continue
@@ -153,6 +162,13 @@ def test_keys_have_their_places_in_one_directory_or_each_its_own() -> None:
     assert places("--encrypt-dir", "/m", **others) == ["/m", "/s", "/r"]
 
 
+def test_the_hook_of_slack_is_a_secret_that_no_mistake_shows() -> None:
+    assert settings(SLACK_HOOK="https://hooks.example/services/T0/B0/x").slack_hook.endswith("/x")
+    (told,) = faults("--slack-hook", "hooks.example/T0/B0/hidden-Secret")
+    assert "hidden-Secret" not in told and "incoming web hook" in told
+    assert "--slack-hook" in faults("--slack-room", "#runs")[0]
+
+
 def test_options_that_belong_together_are_checked_together() -> None:
     assert "--s3-key" in faults("--s3-cert", __file__)[0]
     with pytest.raises(ConfigError, match="no queue"):
@@ -170,3 +186,10 @@ def test_help_shows_every_option_with_its_default() -> None:
     for flag in FIELDS:
         assert f"  {flag}" in str(wanted.value)
     assert "[30s]" in str(wanted.value)
+
+
+def test_a_command_that_is_none_is_told_with_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["docter"]) == 2
+    told = capsys.readouterr().err
+    assert "'docter' is no command: they are doctor, explain" in told
+    assert "attempt" not in told

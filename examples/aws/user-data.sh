@@ -5,16 +5,18 @@ bucket=YOUR-BUCKET
 
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
-apt-get install -y --no-install-recommends python3 python3-venv git ca-certificates awscli
+apt-get install -y --no-install-recommends python3 python3-venv git ca-certificates curl awscli
 
-aws s3 cp "s3://$bucket/studio-runner.pyz" /usr/local/bin/studio-runner.pyz
-aws s3 cp "s3://$bucket/studio-runner.service" /etc/systemd/system/studio-runner.service
-useradd --system --create-home --home-dir /var/lib/studio-runner studio-runner || true
+# The region that this machine is in, from its metadata service.
+token=$(curl -sf -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
+region=$(curl -sf -H "X-aws-ec2-metadata-token: $token" http://169.254.169.254/latest/meta-data/placement/region)
 
-umask 077
-url=$(aws ssm get-parameter --with-decryption --name /studio-runner/amqp-url --query Parameter.Value --output text)
-host=$(printf '%s' "$url" | sed -E 's#^.*@([^:/]+).*$#\1#')
-printf 'AMQP_URL=%s\nAMQP_MGT_URL=https://%s\n' "$url" "$host" >/etc/studio-runner.env
+aws --region "$region" s3 cp "s3://$bucket/studio-runner.pyz" /usr/local/bin/studio-runner.pyz
+aws --region "$region" s3 cp "s3://$bucket/studio-runner.service" /etc/systemd/system/studio-runner.service
+chmod 0755 /usr/local/bin/studio-runner.pyz
+useradd --system --home-dir /var/lib/studio-runner --no-create-home --shell /usr/sbin/nologin studio-runner || true
 
+install -m 0600 /dev/null /etc/studio-runner.env
+printf 'SQS_REGION=%s\nCLEAR_TEXT_MESSAGES=true\n' "$region" >/etc/studio-runner.env
 systemctl daemon-reload
 systemctl enable --now studio-runner

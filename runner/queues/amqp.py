@@ -6,6 +6,8 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Iterable
+from contextlib import closing
 
 import pika
 from pika import exceptions
@@ -115,6 +117,19 @@ def publish(url: str, queue: str, body: bytes, *, ca: str = "") -> None:
         raise fault_of(error, parameters) from error
 
 
+def waiting(url: str, queues: Iterable[str], *, ca: str = "") -> dict[str, int | None]:
+    """Count the messages that wait in queues, None for one that is not there: each is declared passively.
+
+    Blocks; without queues it tells whether the broker lets us in. Raises as ``publish``.
+    """
+    parameters = parameters_of(url, ca)
+    try:
+        with closing(pika.BlockingConnection(parameters)) as connection:
+            return {queue: _depth(connection, queue) for queue in queues}
+    except (exceptions.AMQPError, OSError) as error:
+        raise fault_of(error, parameters) from error
+
+
 def _publish(connection: pika.BlockingConnection, queue: str, body: bytes) -> None:
     if not _exists(connection, queue):
         connection.channel().queue_declare(queue)
@@ -128,10 +143,13 @@ def _publish(connection: pika.BlockingConnection, queue: str, body: bytes) -> No
 
 def _exists(connection: pika.BlockingConnection, queue: str) -> bool:
     """A queue that is there is left as it is, for its properties are its owner's affair."""
+    return _depth(connection, queue) is not None
+
+
+def _depth(connection: pika.BlockingConnection, queue: str) -> int | None:
     try:
-        connection.channel().queue_declare(queue, passive=True)
+        return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code != 404:
             raise
-        return False
-    return True
+        return None

@@ -6,7 +6,7 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from runner.errors import ExperimentError
 from runner.retry import Patience
@@ -80,6 +80,10 @@ class Location:
         return replace(self, key=key)
 
     def __str__(self) -> str:
+        # Neither who wrote the message nor who redirects is to begin lines of a log.
+        return _CONTROL.sub(lambda found: quote(found[0]), self._written())
+
+    def _written(self) -> str:
         if self.scheme == "file":
             return f"file://{self.bucket.rstrip('/')}/{self.key}"
         if self.scheme in ("http", "https"):
@@ -89,6 +93,7 @@ class Location:
         return f"{self.scheme}://{place}/{self.key}"
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 # https://docs.aws.amazon.com/general/latest/gr/s3.html: the old (s3-REGION) and the new (s3.REGION) names.
 _AWS_HOST = re.compile(

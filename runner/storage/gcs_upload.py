@@ -18,6 +18,7 @@ from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
 from runner.storage.base import NotFound
 from runner.storage.gcs_wire import Bucket, Call, Gone, encode
+from runner.storage.transport import WHOLE
 
 # Bytes that go up in one request. Google's rule: a multiple of 256 KiB.
 CHUNK = 8 * 1024 * 1024
@@ -88,10 +89,10 @@ class Upload:
         query = f"uploadType=resumable&name={encode(self._key)}"
         answer = self._bucket.ask(Call("POST", self._key, "bucket", query, body=b""))
         # Of its address only the name is used: our token goes to our endpoint and nowhere else.
-        name = parse_qs(urlsplit(answer.headers.get("location", "")).query).get("upload_id")
+        name = _name_in(answer.headers.get("location", ""))
         if not name:
             raise Unavailable(f"the store gave the upload of {self._key!r} no name")
-        self._query = f"uploadType=resumable&upload_id={encode(name[0])}"
+        self._query = f"uploadType=resumable&upload_id={encode(name)}"
 
     def _send(self, *, last: bool) -> None:
         """Have the store take all that is gathered, and make an object of it if it is the last of it."""
@@ -143,7 +144,15 @@ class Upload:
         return found.members.get("md5Hash") == self._md5
 
 
+def _name_in(address: str) -> str:
+    """Return the upload's name that its address has in it, "" when there is none."""
+    try:
+        return parse_qs(urlsplit(address).query).get("upload_id", [""])[0]
+    except ValueError:
+        return ""
+
+
 def _held(headers: Mapping[str, str]) -> int:
     """Return how many bytes an upload has; without a Range there are none."""
-    found = re.fullmatch(r"bytes=0-(\d+)", headers.get("range", ""))
+    found = re.fullmatch(f"bytes=0-({WHOLE})", headers.get("range", ""))
     return int(found[1]) + 1 if found else 0

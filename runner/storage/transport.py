@@ -28,6 +28,9 @@ TIMEOUT = (10.0, 60.0)
 # Bytes of an answer that are looked at when it is no object: errors and acknowledgements are a few hundred.
 ANSWER = 64 * 1024
 
+# A number in a header: of longer ones Python may not take the digits, and no object has so many bytes.
+WHOLE = "[0-9]{1,18}"
+
 # Seconds in which one read gathers what comes: whoever reads wants to look up now and then, whatever a server does.
 _GATHERING = 10.0
 
@@ -133,7 +136,7 @@ class Body:
     def __init__(self, response: Response, name: str, *, decode: bool = False) -> None:
         self._response, self._name, self._decode = response, name, decode
         length = response.headers.get("content-length", "")
-        self.size = int(length) if length.isdecimal() and not decode else None
+        self.size = int(length) if re.fullmatch(WHOLE, length) and not decode else None
         self._left = self.size
         self._broken: Unavailable | None = None
 
@@ -197,7 +200,7 @@ class Range(NamedTuple):
 
 def range_of(response: Response) -> Range | None:
     """Return what a 206 says that it has; None when it says nothing, and for other answers."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", ""))
+    found = re.fullmatch(rf"bytes ({WHOLE})-({WHOLE})/({WHOLE})", response.headers.get("content-range", ""))
     if not found or response.status_code != 206:
         return None
     return Range(int(found[1]), int(found[2]) + 1, int(found[3]))

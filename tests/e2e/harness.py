@@ -79,10 +79,10 @@ class Workplace:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a user's shell has, and no more; SHIV_ROOT keeps the unpacked program out of the home directory."""
-        kept = ("PATH", "HOME", "LANG", "PYENV_ROOT", "SHIV_ROOT", "STUDIO_TESTS_COVERAGE")
+        """What a user's shell has, and no more; STUDIO_RUNNER_ROOT keeps the unpacked program out of the home."""
+        kept = ("PATH", "HOME", "LANG", "PYENV_ROOT", "STUDIO_TESTS_COVERAGE")
         ours = {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
-        return {**ours, "SHIV_ROOT": str(self.working / "shiv")}
+        return {**ours, "STUDIO_RUNNER_ROOT": str(self.working / "unpacked")}
 
     def start(self, *options: str, env: dict[str, str] | None = None, local: bool = True) -> Runner:
         given = ["--working-dir", str(self.working), "--clear-text-messages", "--file-root", str(self.store)]

@@ -1,0 +1,1 @@
+"""What building, testing and publishing need, and the program does not."""

@@ -26,7 +26,7 @@ def canary(name: str) -> str:
 
 
 RUNNERS = {
-    name: canary(name) for name in ("amqp", "mgt", "aws", "variable", "index", "account", "profile", "key", "pass")
+    name: canary(name) for name in ("amqp", "mgt", "aws", "variable", "proxy", "account", "profile", "key", "pass")
 }
 MESSAGES = {
     name: canary(name) for name in ("access", "secret", "session", "token", "pipurl", "signature", "jwt", "database")
@@ -100,7 +100,7 @@ def runner(place: Workplace, tmp_path: Path) -> Iterator[Runner]:
             "AMQP_URL": f"amqp://studio:{quote(RUNNERS['amqp'], safe='')}@127.0.0.1:1/%2f",
             "AWS_SECRET_ACCESS_KEY": RUNNERS["aws"],
             "DEPLOY_TOKEN": RUNNERS["variable"],
-            "PIP_EXTRA_INDEX_URL": f"http://me:{quote(RUNNERS['index'], safe='')}@127.0.0.1:1/simple",
+            "https_proxy": f"http://me:{quote(RUNNERS['proxy'], safe='')}@127.0.0.1:1",
         },
     )
 

@@ -182,13 +182,20 @@ class _Lines(_Masked):
     def __init__(self, style: Style, *, terminal: bool) -> None:
         super().__init__()
         self._width = style.width
+        # In halves, a secret would not be found.
+        self._broken = textwrap.TextWrapper(
+            max(style.width, 2 * _INDENT),
+            subsequent_indent=" " * _INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         self._coloured = terminal and style.form == "happy" and not os.environ.get("NO_COLOR")
 
     def text(self, record: logging.LogRecord) -> str:
         message = _printable(record.getMessage())
         line = f"{self.formatTime(record)} {record.levelname:7} {message}"
         if self._width:
-            line = textwrap.fill(line, max(self._width, 2 * _INDENT), subsequent_indent=" " * _INDENT)
+            line = self._broken.fill(line)
         if self._coloured and record.levelno in _COLOURS:
             line = f"\x1b[{_COLOURS[record.levelno]}m{line}\x1b[0m"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

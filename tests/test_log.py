@@ -15,6 +15,7 @@ import pytest
 
 from runner import log
 from runner.log import Style
+from runner.masking import Secrets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,6 +91,15 @@ def test_long_lines_are_broken_where_that_is_wanted(capsys: pytest.CaptureFixtur
     assert len(lines) > 2
     assert all(len(line) <= 60 for line in lines)
     assert all(line.startswith("    word") for line in lines[1:])
+
+
+def test_a_secret_is_masked_where_a_line_is_broken_too(capsys: pytest.CaptureFixture[str]) -> None:
+    log.mask("test", Secrets.of(["hidden-Secret-of-many-characters"]))
+    try:
+        lines = written(Style(width=50), capsys, (logging.INFO, "it is hidden-Secret-of-many-characters"))
+    finally:
+        log.unmask("test")
+    assert "Secret" not in "".join(line.strip() for line in lines)
 
 
 def test_an_experiment_may_want_to_be_told_more_and_never_hides_anything(capsys: pytest.CaptureFixture[str]) -> None:

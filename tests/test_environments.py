@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -178,3 +179,12 @@ def test_what_nobody_used_for_long_goes(tmp_path: Path, use: Use) -> None:
 def test_there_is_nothing_in_a_new_home(tmp_path: Path) -> None:
     assert Environments(tmp_path).used() == 0
     assert Environments(tmp_path).shrink(0) == 0
+
+
+def test_what_an_older_runner_has_noted_otherwise_is_built_anew(tmp_path: Path, use: Use) -> None:
+    entry = use("ab")
+    ready = entry.directory / "ready.json"
+    note = json.loads(ready.read_text())
+    ready.write_text(json.dumps({"packages": note.pop("about"), **note}))
+    entry.close()
+    assert use("ab").directory != entry.directory

@@ -18,7 +18,7 @@ LICENCES = {"Apache-2.0", "Apache-2.0 OR BSD-3-Clause", "BSD-3-Clause", "ISC", "
 """Those that somebody has read: what comes with another one stops the build, and is looked at."""
 
 # Where a package does not say it in SPDX's words.
-_SPOKEN = {"python-dateutil": "Apache-2.0 OR BSD-3-Clause"}
+_SPOKEN = {"nvidia-ml-py": "BSD-3-Clause", "python-dateutil": "Apache-2.0 OR BSD-3-Clause"}
 
 
 @dataclass(frozen=True, order=True)

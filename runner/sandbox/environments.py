@@ -122,6 +122,8 @@ class Environment:
         """
         try:
             note = self._note
+            if "about" not in note:
+                return False  # another version of the runner has built it
             paths = [str(self.content), *(f"{self.content}/{folder}" for folder in note["folders"])]
             if thoroughly:
                 paths = [str(path) for path, _ in _walk(self.content) if _counts(path)]

@@ -49,6 +49,12 @@ def unmask(whose: object) -> None:
     _masked.pop(whose, None)
 
 
+def _without_secrets(text: str) -> str:
+    for secrets in list(_masked.values()):
+        text = secrets.mask_text(text)
+    return text
+
+
 @dataclass(frozen=True)
 class Style:
     """How the log is written. ``width``: longer lines are broken, in characters; 0 for never."""
@@ -151,10 +157,7 @@ class _Masked(logging.Formatter):
     """Writes an event in some form, ``text``, without the secrets in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self.text(record)
-        for secrets in list(_masked.values()):
-            line = secrets.mask_text(line)
-        return line
+        return _without_secrets(self.text(record))
 
     def text(self, record: logging.LogRecord) -> str:
         """Write an event as it is."""
@@ -192,7 +195,7 @@ class _Lines(_Masked):
         self._coloured = terminal and style.form == "happy" and not os.environ.get("NO_COLOR")
 
     def text(self, record: logging.LogRecord) -> str:
-        message = _printable(record.getMessage())
+        message = _printable(_without_secrets(record.getMessage()))  # before they are broken in two
         line = f"{self.formatTime(record)} {record.levelname:7} {message}"
         if self._width:
             line = self._broken.fill(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import random
 import re
 import time
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
+from runner import log
 from runner.console import STDERR, Console
 from runner.masking import MASK, Search, Secrets, Stream
 
@@ -102,6 +104,25 @@ def test_neither_the_log_nor_its_lines_have_a_secret(tmp_path: Path) -> None:
         console.say(f"it failed: {KEY}")
     assert heard == ["err ***", "out *** put", "studio-runner: it failed: ***"]
     assert (tmp_path / "output").read_text() == "out err ***\n*** put\nstudio-runner: it failed: ***\n"
+
+
+@pytest.mark.parametrize("style", [log.Style(), log.Style(width=40), log.Style(form="json")], ids=str)
+def test_the_runners_log_has_no_secret(capsys: pytest.CaptureFixture[str], style: log.Style) -> None:
+    log.start(style)
+    log.mask("somebody", Secrets.of([KEY + " " + KEY]))
+    logger = logging.getLogger("runner.test")
+    try:
+        try:
+            raise ValueError(f"{KEY} {KEY}")
+        except ValueError:
+            logger.exception("it failed with %s", f"{KEY} {KEY}")
+        log.unmask("somebody")
+        logger.warning("nobody minds any more: %s", KEY)
+    finally:
+        logging.getLogger().handlers.clear()
+    told = capsys.readouterr().err
+    assert told.count("***") == 2
+    assert told.count(KEY[-8:]) == 1
 
 
 def test_a_fingerprint_does_not_tell_the_secret_and_what_a_message_has_itself_is_not_barred() -> None:

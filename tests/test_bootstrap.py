@@ -38,10 +38,10 @@ def file(tmp_path: Path) -> Path:
     return built(tmp_path)
 
 
-def start(file: Path, *before: str, **env: object) -> subprocess.CompletedProcess[str]:
+def start(file: Path, *before: str, python: str = sys.executable, **env: object) -> subprocess.CompletedProcess[str]:
     """Start it as whoever has no more than these variables."""
     given = {"PATH": os.environ["PATH"], **{name: str(value) for name, value in env.items()}}
-    return subprocess.run([*before, sys.executable, file], env=given, capture_output=True, text=True, check=False)
+    return subprocess.run([*before, python, file], env=given, capture_output=True, text=True, check=False)
 
 
 def place(done: subprocess.CompletedProcess[str]) -> Path:
@@ -150,9 +150,14 @@ def isolated(file: Path, setup: str, **env: object) -> subprocess.CompletedProce
     tools = all(map(shutil.which, ("unshare", "setpriv", "mount")))
     if not tools or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode:
         pytest.skip("only root can change what is mounted")
-    file.chmod(0o755)
-    user = "setpriv --reuid 54321 --regid 54321 --clear-groups"
-    return start(file, "unshare", "-m", "sh", "-c", f'{setup} && exec {user} "$@"', "sh", **env)
+    user = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+    # That of the tests may be in somebody's home.
+    for python in (sys.executable, "/usr/bin/python3"):
+        allowed = "import sys; assert sys.version_info >= (3, 10)"
+        if not subprocess.run([*user, python, "-c", allowed], check=False, capture_output=True, cwd="/").returncode:
+            command = f'{setup} && exec {" ".join(user)} "$@"'
+            return start(file, "unshare", "-m", "sh", "-c", command, "sh", python=python, **env)
+    pytest.skip("there is no Python that everybody may run")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from runner.sandbox.base import Job
 
 # For Python 2.7 and later. Arguments: the file of variables, which goes as a sign that the container runs; the program.
 _LAUNCHER = """
-import os, select, signal, sys
+import fcntl, os, select, signal, sys
 path, argv = sys.argv[1], sys.argv[2:]
 with open(path, "rb") as file:
     env = dict(each.split(b"=", 1) for each in file.read().split(b"\\0")[:-1])
@@ -40,7 +40,7 @@ def terminate(*_):
         os.killpg(child, signal.SIGTERM)
     except OSError:
         os.kill(child, signal.SIGTERM)
-def look(*_):
+def look():
     ended, status = os.waitpid(child, os.WNOHANG)
     if not ended:
         return
@@ -50,17 +50,24 @@ def look(*_):
             file.write(str(status))
     finally:
         os._exit(status if status >= 0 else 128 - status)
+reader, writer = os.pipe()  # wakes the poll, also by a signal that comes just before it
+for end in (reader, writer):
+    fcntl.fcntl(end, fcntl.F_SETFL, os.O_NONBLOCK)
+signal.set_wakeup_fd(writer)
 signal.signal(signal.SIGTERM, terminate)
-signal.signal(signal.SIGCHLD, look)
-look()
-outside = select.poll()
-outside.register(1, 0)
+signal.signal(signal.SIGCHLD, lambda *_: None)
+events = select.poll()
+events.register(reader, select.POLLIN)
+events.register(1, 0)
 while True:
+    look()
     try:
-        outside.poll()
-        os._exit(137)  # nobody reads the output any more, for the attempt is dead; everything here ends with this
+        ready = [fd for fd, _ in events.poll()]
     except select.error:  # a signal, in Python 2
-        pass
+        continue
+    if 1 in ready:
+        os._exit(137)  # nobody reads the output any more, for the attempt is dead; everything here ends with this
+    os.read(reader, 4096)
 """
 
 # What a shell adds to a signal's number to make an exit status.

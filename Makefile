@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find runner tools -name '*.py') build_zipapp.py requirements/runtime.txt
+SOURCES := $(shell find runner tools -name '*.py' -o -name '*.html') build_zipapp.py requirements/runtime.txt
 
 .PHONY: check test unit test-pythons zipapp release sign audit demo bench chaos fuzz \
 	image check-image check-examples check-aws lock clean

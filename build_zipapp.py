@@ -31,13 +31,13 @@ ROOT = Path(__file__).resolve().parent
 
 PURE = (
     *("requests", "urllib3", "certifi", "idna", "charset-normalizer", "pika"),
-    *("botocore", "jmespath", "python-dateutil", "six", "typing-extensions", "nvidia-ml-py"),
+    *("botocore", "jmespath", "python-dateutil", "six", "typing-extensions", "nvidia-ml-py", "prometheus-client"),
 )
 """Distributions that are installed as pure Python."""
 
 CONTENT = {
     *("runner", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "pika"),
-    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "pynvml.py", "native"),
+    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "pynvml.py", "prometheus_client", "native"),
 }
 """What must be at the top of the file, and all that may be."""
 

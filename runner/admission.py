@@ -89,6 +89,11 @@ class Queues:
         """Say whether so much is free for a queue: GPUs may be kept for one that waits long for more of them."""
         return self.allocator.fits(need) and not (need.gpus and self._gpus_kept(queue))
 
+    def waiting(self, queue: str) -> tuple[float, bool]:
+        """Return for how many seconds a queue is left alone, and whether its first message waits for resources."""
+        state = self._state(queue)
+        return max(0.0, state.not_before - self.clock()), bool(state.held_for)
+
     def asked(self, queue: str, *, took: bool) -> None:
         """A queue was asked: it gave a message or listens."""
         state = self._state(queue)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner import events, request, verdict
 from runner.archive import Budget
-from runner.artifacts import LOG_LABEL, LOG_NAME, METADATA, Artifacts
+from runner.artifacts import LOG_LABEL, METADATA, Artifacts
 from runner.cache import Cache
 from runner.cache_entries import Entries
 from runner.checkpoints import Checkpoints
@@ -39,6 +39,7 @@ from runner.sandbox.singularity import Singularity
 from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.base import StoreOptions
+from runner.storage.metered import Meter
 from runner.storage.stores import Stores
 from runner.teller import Teller
 from runner.units import format_duration
@@ -69,8 +70,9 @@ class Attempt:
         self._usage: Usage | None = None
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
         options = store_options(order)
-        self._stores = Stores(options, sleep=watch.pause)
-        self._back = Stores(options, sleep=time.sleep)
+        self._meter = Meter()
+        self._stores = Stores(options, sleep=watch.pause, meter=self._meter)
+        self._back = Stores(options, sleep=time.sleep, meter=self._meter)
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
         self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating)
         self._worker = Worker(loop)
@@ -173,7 +175,12 @@ class Attempt:
     def _enter(self, phase: str) -> None:
         self._phase = phase
         self._remarks.detail(f"phase {phase}")
+        self._tell_moved()
         self._tell(events.Phase(phase))
+
+    def _tell_moved(self) -> None:
+        for scheme, (fetched, stored) in self._meter.taken().items():
+            self._tell(events.Moved(scheme, fetched, stored))
 
     def _hear(self, line: str, stream: str) -> None:
         document = self._metadata.hear(line)
@@ -182,8 +189,7 @@ class Attempt:
 
     def _log_path(self) -> Path:
         # Clients' code looks at all that lies beside its workspace: there is an "output" only if the message has one.
-        has_log = LOG_LABEL in self._request.artifacts
-        return (self._place.label(LOG_LABEL) if has_log else self._place.scratch) / LOG_NAME
+        return self._place.log(labelled=LOG_LABEL in self._request.artifacts)
 
     def _prepare(self, programs: Programs, console: Console) -> Sandbox:
         if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
@@ -252,6 +258,7 @@ class Attempt:
             self._metadata.write("running")
 
     def _checkpointed(self, result: Future[int]) -> None:
+        self._tell_moved()
         error = result.exception()
         if error is None:
             self._tell(events.Checkpoint(result.result()))
@@ -295,6 +302,7 @@ class Attempt:
         if finished.outcome not in ("elsewhere", "repeated"):
             self._settle_record(finished)
             self._leave(finished)
+        self._tell_moved()
         return finished
 
     def _leave(self, finished: Finished) -> None:

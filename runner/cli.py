@@ -13,6 +13,7 @@ from runner.settings import HelpWanted, Settings, log_style, read
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
+       studio-runner top [option ...]
        studio-runner explain [option ...] QUEUE
        studio-runner run [option ...] MESSAGE.json|SCRIPT.py [ARGUMENT ...]
        studio-runner validate [option ...] MESSAGE.json
@@ -58,6 +59,7 @@ def _done(words: list[str]) -> int:
         "attempt": _attempt,
         "submit": _submit,
         "listen": _listen,
+        "top": _top,
         "explain": _explain,
         "prepare": _prepare,
         "keys": _keys,
@@ -91,6 +93,12 @@ def _submit(words: list[str]) -> int:
     from runner.submit import main as submit  # noqa: PLC0415
 
     return submit(words)
+
+
+def _top(words: list[str]) -> int:
+    from runner.top import main as top  # noqa: PLC0415
+
+    return top(words)
 
 
 def _explain(words: list[str]) -> int:

@@ -189,6 +189,16 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """Bytes fetched from stores of a scheme (``s3``) and stored there, since this was told last."""
+
+    kind: ClassVar[str] = "moved"
+    scheme: str
+    fetched: int = 0
+    stored: int = 0
+
+
+@dataclass(frozen=True)
 class Started:
     """The experiment's own process runs, as the leader of its process group."""
 
@@ -265,11 +275,11 @@ class Finished:
         return "machine" if self.verdict == "gpu" else _FAULTS.get(self.outcome, "")
 
 
-Event = Placed | Leased | Phase | Cached | Used | Advanced | Started | Line | Checkpoint | Failing | Finished
+Event = Placed | Leased | Phase | Cached | Used | Moved | Advanced | Started | Line | Checkpoint | Failing | Finished
 
 _KINDS: dict[str, type[Event]] = {
     kind.kind: kind
-    for kind in (Placed, Leased, Phase, Cached, Used, Advanced, Started, Line, Checkpoint, Failing, Finished)
+    for kind in (Placed, Leased, Phase, Cached, Used, Moved, Advanced, Started, Line, Checkpoint, Failing, Finished)
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from runner.queues.base import Refreshed
+
 QUEUE = "run"
 """The name of its one queue."""
 
@@ -19,6 +21,7 @@ class OnlyMessage:
     redeliveries: int | None = None
     redelivered = False
     lost = False
+    window: float | None = None
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -37,6 +40,10 @@ class OnlyMessage:
 
     def others(self) -> Collection[str]:
         """There are none."""
+        return []
+
+    def refreshed(self) -> Collection[Refreshed]:
+        """There is nothing to search for."""
         return []
 
     def deleted(self, queue: str) -> bool:

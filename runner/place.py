@@ -52,6 +52,10 @@ class Place:
         """An artifact's directory."""
         return self.root / label
 
+    def log(self, *, labelled: bool) -> Path:
+        """The experiment's log, in the artifact ``output`` where its message has one."""
+        return (self.label("output") if labelled else self.scratch) / "output"
+
 
 def make_home(home: Path, *, shared: bool = False) -> None:
     """Make the runner's root, for this user only, unless others that work in it are to be ``shared`` the way through.

@@ -35,6 +35,10 @@ class Reasons:
             self._reasons[queue] = (why, until)
             self._changed = True
 
+    def of(self, queue: str) -> str:
+        """Return the reason for a queue, with how long it holds; "" if there is none."""
+        return "; ".join(filter(None, self._reasons.get(queue, ())))
+
     def clear(self, queue: str) -> None:
         """There is none any more."""
         if self._reasons.pop(queue, None):
@@ -57,7 +61,7 @@ class Reasons:
         if not self._changed:
             return
         self._changed = False
-        queues = {queue: "; ".join(filter(None, self._reasons.get(queue, ()))) for queue in sorted(self._queues)}
+        queues = {queue: self.of(queue) for queue in sorted(self._queues)}
         draft = self._path.with_suffix(".part")
         try:
             self._path.parent.mkdir(exist_ok=True)

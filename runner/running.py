@@ -20,11 +20,13 @@ from runner.events import (
     GpuState,
     Leased,
     Line,
+    Moved,
     Phase,
     Started,
     Used,
 )
 from runner.intake import Received
+from runner.journal import Journal
 from runner.log import Adapter, about, mask, unmask
 from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
@@ -38,6 +40,9 @@ from runner.settle import Decision, settle
 from runner.slack import SILENT, Notices
 
 log = logging.getLogger(__name__)
+
+# In characters.
+_LONGEST = 200
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Running:
     stream: Stream
     since: float
     number: int
+    journal: Journal
     notices: Notices = SILENT
     deleted_since: float | None = None
     leased: bool = False
@@ -64,10 +70,13 @@ class Running:
     disk: int = 0
     doubted: bool = False
     fault: str = ""
+    phase: str = "start"
+    phase_since: float = 0.0
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
         mask(self.request.identity, Secrets.of(secrets_of(self.request.document)))
+        self.phase_since = self.since
 
     @property
     def request(self) -> Request:
@@ -91,6 +100,11 @@ class Running:
         return about(log, experiment=key, queue=self.queue, attempt=self.number, verbose=verbose)
 
     @property
+    def project(self) -> str:
+        """The project's name, as far as people read it; "" if it has none."""
+        return (self.request.project or "")[:_LONGEST]
+
+    @property
     def claim(self) -> Claim:
         """What it has of the disk."""
         return Claim(self.need.hdd, self.disk)
@@ -106,12 +120,22 @@ class Running:
     def adopt(self, delivery: Delivery) -> None:
         """Hold one more delivery of the message."""
         self.deliveries = [each for each in self.deliveries if not each.lost] + [delivery]
+        self.journal.redelivered()
         self.log.info("%s came again while it runs: its new delivery is kept", self)
 
     def keep_alive(self) -> None:
         """Tell the broker that the message is worked on."""
         for delivery in self.deliveries:
             delivery.keep_alive()
+
+    def enter(self, phase: str) -> None:
+        """A phase begins, "" with the end of all; one phase may be told in pieces."""
+        if phase == self.phase:
+            return
+        now = self.journal.clock()
+        if self.phase != "start":
+            self.journal.phase(self.phase, now - self.phase_since)
+        self.phase, self.phase_since = phase, now
 
     def stop(self) -> None:
         """Ask the attempt to end its experiment, store the results and go."""
@@ -154,7 +178,8 @@ class Running:
         """Log what the attempt tells, and pass on what others want to know."""
         hearers: dict[type[Event], Callable[..., None]] = {
             Leased: self._heard_leased,
-            Phase: lambda event: self.log.debug("%s: phase %s", self, event.name),
+            Phase: self._heard_phase,
+            Moved: self.journal.moved,
             Cached: self._heard_cached,
             Used: self._heard_used,
             Advanced: lambda event: self.log.info("%s: %s", self, event.sentence),
@@ -167,12 +192,19 @@ class Running:
             hearers[type(event)](event)
 
     def _heard_leased(self, event: Leased) -> None:
+        if event.attempt == 1:
+            self.journal.waited(self.request.time_added)
         self.leased, self.number = True, event.attempt
         self.log.info("%s starts (%s)", self, self.need)
         self.stream.begin(event.accession)
         self.notices.begin(self.number)
 
+    def _heard_phase(self, event: Phase) -> None:
+        self.log.debug("%s: phase %s", self, event.name)
+        self.enter(event.name)
+
     def _heard_cached(self, event: Cached) -> None:
+        self.journal.cached(event)
         how = "was in the cache" if event.hit else "was not in the cache, and is fetched"
         self.log.info("%s: artifact %r %s (%s)", self, event.label, how, event.hash)
 

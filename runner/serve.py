@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from runner import __version__, concealment
+from runner.board import Board
 from runner.cache_entries import Entries
 from runner.envelope import Envelopes
+from runner.errors import ConfigError
+from runner.journal import Journal
 from runner.keys import KeyDirectory
 from runner.lifecycle import Signals
 from runner.log import mask
@@ -22,6 +25,7 @@ from runner.machine.disk import Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.machine.gpus import Gpus
 from runner.machine.hoard import Hoard
+from runner.metrics import Metrics
 from runner.only_message import OnlyMessage
 from runner.place import make_home, sweep
 from runner.private_keys import PrivateKeys
@@ -50,7 +54,7 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     envelopes = _envelopes(settings, clock)
     make_home(settings.home, shared=bool(settings.run_as))
     sweep(settings.home, keep=settings.debug)
-    hoards = _hoards(settings)
+    hoards, elsewhere = _hoards(settings)
     allocator = Allocator(
         inventory.take_stock(
             settings.home,
@@ -66,23 +70,28 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         loop = stack.enter_context(closing(Loop()))
+        board = Board(loop, clock)
+        address = _shown(settings, board)
         gpus = GpuWatch(loop, allocator.gpus, None if allocator.gpus.absent else _open_nvml, clock)
         gpus.begin(_GPU_PATIENCE)
         log.info("GPUs: %s", allocator.gpus.offered())
         servers = [only] if only else open_servers(settings, loop, work_queues(settings), settings.queue)
         which = {"names": settings.queue, "match": settings.queue_match, "mismatch": settings.queue_mismatch}
+        about = {"servers": [server.kind for server in servers], "address": address, **which}
         parts = Parts(
             servers=servers,
             loop=loop,
             signals=signals,
             allocator=allocator,
-            disk=Disk(settings.home, allocator.total.hdd, hoards, clock),
+            disk=Disk(settings.home, allocator.total.hdd, hoards, clock, elsewhere=elsewhere),
             gpus=gpus,
             reports=Reports(KeyDirectory(settings.report_readers, clock=clock), clock),
-            reasons=Reasons(settings.home, {"servers": [server.kind for server in servers], **which}),
+            reasons=Reasons(settings.home, about),
             slack=Slack(settings.slack_hook, settings.slack_room, clock=clock),
             envelopes=envelopes,
             replays=Replays(settings.home / "completed"),
+            journal=Journal(Metrics(clock), clock),
+            board=board,
             suspended=(lambda: False) if only else _suspension(settings, loop, stack),
             own=own,
             clock=clock,
@@ -116,20 +125,47 @@ def _open_nvml() -> nvml.Nvml:
     return nvml.Nvml(nvml.load())
 
 
-def _hoards(settings: Settings) -> dict[str, Hoard]:
-    """Return what is kept on the disk of the work directories to save time; the first gives way to them first."""
+def _shown(settings: Settings, board: Board) -> str:
+    """Serve metrics and what else there is to see, as long as the process lives; return where, "" for nowhere.
+
+    Raises ConfigError.
+    """
+    if settings.prom_address == "":
+        return ""
+    from runner.web import DEFAULT, Web  # noqa: PLC0415 -- with a web server
+
+    try:
+        web = Web(settings.prom_address or DEFAULT, board, page=settings.status_page)
+    except ConfigError as error:
+        if settings.prom_address is not None:
+            raise
+        log.warning("there are no metrics: %s; name another --prom-address, or none: --prom-address=", error)
+        return ""
+    what = "metrics, health and status page" if web.page else "metrics and health"
+    log.info("%s: http://%s/", what, web.address)
+    return web.address
+
+
+def _hoards(settings: Settings) -> tuple[dict[str, Hoard], dict[str, Hoard]]:
+    """Return what is kept to save time: on the disk of the work directories, and elsewhere.
+
+    The first gives way to work first.
+    """
     hoards: dict[str, Hoard] = {}
+    elsewhere: dict[str, Hoard] = {}
     if settings.cache_dir:
         cache = Entries(Path(settings.cache_dir), settings.cache_size)
         cache.create()
         cache.shrink(settings.cache_size)
         if cache.root.stat().st_dev == settings.home.stat().st_dev:
             hoards["cache"] = cache
+        else:
+            elsewhere["cache"] = cache
     for kind in ("images", "environments"):
         kept = Environments(settings.home, kind)
         kept.tidy(age=settings.environments_age, size=settings.environments_size)
         hoards[kind] = kept
-    return hoards
+    return hoards, elsewhere
 
 
 def _suspension(settings: Settings, loop: Loop, stack: ExitStack) -> Callable[[], bool]:

@@ -163,6 +163,14 @@ def _hook(value: str) -> str:
     return value
 
 
+def address(value: str) -> str:
+    """Parse an address to listen on; "" is none."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]*):(\d{1,5})", value)
+    if value and not (match and int(match[2]) < 65536):
+        raise ValueError(f"is {value!r}, but must be [HOST]:PORT, or empty for none")
+    return value
+
+
 def _endpoint(value: str) -> str:
     url = value if "://" in value else f"http://{value}"  # STORAGE_EMULATOR_HOST is often no more than HOST:PORT
     if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+/?", url):
@@ -439,7 +447,18 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
         metavar="DURATION",
     )
 
-    prom_address: str = option(":9090", "address of Prometheus metrics", metavar="ADDR", later="metrics")
+    prom_address: str | None = option(
+        None,
+        "address of metrics, /healthz, /readyz and the status page [:9090 if that is free; empty: none]",
+        address,
+        metavar="ADDR",
+    )
+    status_page: bool = option(
+        False,
+        "show there what runs, with its output, though the address is not this machine's alone",
+        boolean,
+        metavar="BOOL",
+    )
     cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
     k8s_namespace: str = option("", "namespace of the state ConfigMaps [the pod's own]", metavar="NAME")
     k8s_configmap: str = option("studioml-go-runner", "name of the one for all pods", metavar="NAME")

@@ -9,19 +9,22 @@ from functools import partial
 from os import environ
 from time import time
 
-from runner import intake
+from runner import intake, metrics
 from runner.admission import Queues
+from runner.board import Board
 from runner.child import Child
 from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
 from runner.events import Finished, GpuState, Options, Order
 from runner.intake import Plan, Received
+from runner.journal import Journal
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.masking import Secrets
+from runner.overview import Overview
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
 from runner.replays import Replays
@@ -64,6 +67,8 @@ class Parts:
     slack: Slack
     envelopes: Envelopes
     replays: Replays
+    journal: Journal
+    board: Board
     suspended: Callable[[], bool]
     own: Callable[[], Secrets]
     clock: Callable[[], float]
@@ -90,6 +95,16 @@ class Supervisor:
             interval=settings.limit_interval,
             now=self._clock(),
         )
+        self._journal = parts.journal
+        self._overview = Overview(
+            queues=self._queues,
+            allocator=self._allocator,
+            disk=self._disk,
+            reasons=parts.reasons,
+            journal=parts.journal,
+            home=settings.home,
+        )
+        parts.board.show(lambda: self._overview.snapshot(self._running, idle=self._idle))
         self._loop.add_handler(self._signals.fd, lambda _fd, _events: self._signals.drain(), self._loop.READ)
 
     def run(self, over: Callable[[], bool] | None = None) -> None:
@@ -112,6 +127,7 @@ class Supervisor:
 
     def tick(self) -> bool:
         """Do what there is to do, without waiting for anything; return whether there is more of it."""
+        self._parts.board.beat()
         self._heed_signals()
         self._reap()
         self._heed_deletions()
@@ -148,14 +164,18 @@ class Supervisor:
     def _taking(self) -> bool:
         return self._stopping_since is None and not self._limits.enough(self._clock()) and not self._parts.suspended()
 
+    @property
+    def _idle(self) -> str:
+        """Why no work is taken at all, "" if it is."""
+        if self._stopping_since is not None:
+            return "stopping"
+        return self._limits.enough(self._clock()) or ("suspended by Kubernetes" if self._parts.suspended() else "")
+
     def _note(self) -> None:
         """Keep the file for ``explain`` up to date."""
-        why = "suspended by Kubernetes" if self._parts.suspended() else ""
-        why = self._limits.enough(self._clock()) or why
-        why = "stopping" if self._stopping_since is not None else why
         others = sorted(name for server in self._servers for name in server.others())
         busy = [str(running) for running in self._running]
-        self._parts.reasons.note(idle=why, others=others, running=busy, free=self._allocator.left())
+        self._parts.reasons.note(idle=self._idle, others=others, running=busy, free=self._allocator.left())
         self._parts.reasons.save()
 
     # Stopping
@@ -244,9 +264,24 @@ class Supervisor:
         running.log.log(level, "%s: %s (%s%s; %s)", running.queue, finished.sentence, word, took, decision.value)
         running.stream.end(finished, decision)
         running.notices.end(finished, decision, took)
+        self._journal_end(running, finished, decision)
         running.settle(decision)
         if finished.outcome == "completed" and running.received.name:
             self._parts.replays.add(running.received.name, running.request.end_of_life)
+
+    def _journal_end(self, running: Running, finished: Finished, decision: Decision) -> None:
+        running.enter("")
+        if running.leased:
+            labels = (running.server.kind, running.queue, running.project, running.request.key)
+            self._journal.counts.add(metrics.COMPLETED, *labels)
+        self._journal.ended(
+            running.queue,
+            running.request.key,
+            finished,
+            decision.value,
+            attempt=running.number,
+            seconds=self._clock() - running.since,
+        )
 
     def _prepare_spare(self) -> None:
         """Keep one attempt's process ready, so that an order does not wait for imports."""
@@ -278,8 +313,10 @@ class Supervisor:
         if not (self._taking and self._queues.may_ask(queue, adopting=adopting)):
             server.rest(queue)
             self._queues.rested(queue)
+            self._journal.counts.add(metrics.IGNORED, server.kind, queue)
             return False
         self._parts.reports.scanning(server, queue)
+        self._journal.counts.add(metrics.CHECKED, server.kind, queue)
         delivery = server.take(queue)
         self._queues.asked(queue, took=delivery is not None)
         if delivery:
@@ -301,6 +338,7 @@ class Supervisor:
                 delivery.give_back()
         except RequestError as error:
             log.error("%s: a message is refused: %s", delivery.queue, error, extra={"queue": delivery.queue})
+            self._journal.refused(delivery.queue, str(error), Decision.REFUSE.value)
             delivery.refuse()
         except MachineError as error:
             self._queues.pause(delivery.queue, error)
@@ -332,6 +370,7 @@ class Supervisor:
             return False
         fields = {"experiment": wanted.key, "queue": delivery.queue}
         log.warning("%s: %s (%s)", delivery.queue, finished.sentence, Decision.ACK.value, extra=fields)
+        self._journal.ended(delivery.queue, wanted.key, finished, Decision.ACK.value, attempt=0, seconds=0.0)
         settle(delivery, Decision.ACK)
         return True
 
@@ -341,7 +380,9 @@ class Supervisor:
         child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         allocation = self._allocator.reserve(plan.need)
-        running = Running(received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures)
+        running = Running(
+            received, allocation, server, [delivery], child, stream, self._clock(), 1 + failures, self._journal
+        )
         running.notices = self._parts.slack.notices(delivery.queue, wanted)
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)

@@ -61,7 +61,7 @@ def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
 
 PACKAGES = {
     *("runner", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "pika"),
-    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "pynvml.py", "native"),
+    *("botocore", "jmespath", "dateutil", "six.py", "typing_extensions.py", "pynvml.py", "prometheus_client", "native"),
 }
 # The numbers of the ELF format.
 MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -102,7 +102,7 @@ def test_it_is_small_and_stays_small_when_it_is_unpacked(built: Path) -> None:
 def test_every_package_has_its_licence(built: Path) -> None:
     files = contents(built)
     infos = {name.rpartition(".dist-info/")[0] for name in files if ".dist-info/" in name}
-    assert len(infos) == 12 + 2 * 4
+    assert len(infos) == 13 + 2 * 4
     assert b"Redistributions in binary form must reproduce" in files["pynvml.py"], "its licence is in the file itself"
     for info in sorted(name for name in infos if not name.startswith("nvidia_ml_py")):
         assert any(name.startswith(f"{info}.dist-info/") and re.search("LICEN[CS]E|NOTICE", name) for name in files), (
@@ -157,7 +157,18 @@ for service in ("sqs", "sts", "sso", "sso-oidc", "signin"):
 """
 
 
-@pytest.mark.parametrize("code", [SEALING, QUEUES], ids=["sealing", "queues"])
+METRICS = """
+from runner.exposition import render
+from runner.status import Snapshot, Status
+text = render(Snapshot(Status(version="1", host="h", process=1, time=2.0, started=1.0, idle=""), ())).decode()
+assert "runner_ready 1.0" in text and "process_resident_memory_bytes" in text, text
+from pathlib import Path
+import runner
+assert (Path(runner.__file__).parent / "status.html").is_file()
+"""
+
+
+@pytest.mark.parametrize("code", [SEALING, QUEUES, METRICS], ids=["sealing", "queues", "metrics"])
 @pytest.mark.parametrize("python", pythons())
 def test_what_it_carries_works(built: Path, tmp_path: Path, python: str, code: str) -> None:
     (tmp_path / "code.py").write_text(code)

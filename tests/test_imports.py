@@ -15,7 +15,7 @@ LAYERS: list[list[str]] = [
     ["__main__", "bootstrap"],
     ["cli"],
     ["run"],
-    ["serve", "submit", "listen", "explain", "prepare", "validate", "keygen", "doctor", "attempt_process"],
+    ["serve", "submit", "listen", "explain", "top", "prepare", "validate", "keygen", "doctor", "attempt_process"],
     [
         "doctor.queues",
         "doctor.stores",
@@ -27,7 +27,8 @@ LAYERS: list[list[str]] = [
         "doctor.gpus",
     ],
     ["doctor.base", "message_file", "only_message"],
-    ["supervisor", "attempt"],
+    ["supervisor", "attempt", "web"],
+    ["overview", "board", "exposition"],
     ["running", "disk_use", "usage", "verdict"],
     [
         "admission",
@@ -43,6 +44,8 @@ LAYERS: list[list[str]] = [
         "shelf",
     ],
     ["checkpoints", "record"],
+    ["journal"],
+    ["status"],
     [
         "settle",
         "sandbox.venv",
@@ -81,6 +84,7 @@ LAYERS: list[list[str]] = [
     ["concealment"],
     ["sandbox.base", "lifecycle", "teller", "kubernetes", "outbox", "envelope"],
     [
+        "metrics",
         "place",
         "events",
         "request",
@@ -145,6 +149,7 @@ LAYERS: list[list[str]] = [
         "storage.transport",
         "storage.connections",
         "storage.base",
+        "storage.metered",
         "loop",
         "log",
         "locks",
@@ -199,6 +204,7 @@ def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
         "cryptography": {"key_files", "sealing", "signing", "storage.gcs_tokens"},
         "nacl": {"sealing"},
         "pynvml": {"machine.nvml"},
+        "prometheus_client": {"exposition"},
         "botocore": {"queues.sqs_account"},
         "requests": {
             "queues.management",

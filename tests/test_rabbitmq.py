@@ -108,6 +108,8 @@ def test_a_silent_management_api_is_told_once(
     assert len(told) == 1
     assert f"http://127.0.0.1:{closed_port}" in told[0]
     assert "rabbitmq_management" in told[0]
+    (search,) = server.refreshed()
+    assert (search.succeeded, search.failed > 0, search.trouble) == (0, True, told[0])
     assert SECRET not in caplog.text
     queue = rabbitmq.declare()
     rabbitmq.publish(queue, b"{}")
@@ -266,12 +268,14 @@ def test_after_a_restart_of_the_broker_everything_goes_on(
     rabbitmq.stop()
     bench.until(lambda: held.lost)
     bench.serve(2)
+    assert "cannot be reached" in next(iter(server.refreshed())).trouble
     rabbitmq.start()
     again = bench.take(server, queue, 60)
     held.ack()
     assert again.body == held.body
     assert not again.lost
     again.ack()
+    bench.until(lambda: not next(iter(server.refreshed())).trouble)
     assert "cannot be reached: Connection refused; trying again" in caplog.text
     assert caplog.text.count("connected to RabbitMQ at 127.0.0.1") == 2
     assert PASSWORD not in caplog.text

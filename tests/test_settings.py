@@ -72,7 +72,7 @@ def test_every_option_of_the_protocol_exists() -> None:
 def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
     samples = {"DIR": str(tmp_path), "FILE": __file__, "SIZE": "2GiB", "DURATION": "90s", "N": "7", "BOOL": "true"}
     samples |= {"PROGRAM": sys.executable, "USER": "nobody", "IMAGE,…": "docker://python:3.11"}
-    samples |= {"FORMAT": "json", "LEVEL": "debug"}
+    samples |= {"FORMAT": "json", "LEVEL": "debug", "ADDR": "127.0.0.1:9091"}
     for flag, field in FIELDS.items():
         if field.metadata["later"] or flag in (
             "--s3-cert",

@@ -148,7 +148,11 @@ def test_credentials_that_are_refused_are_told_once_until_they_work(
         assert "InvalidClientTokenId" in caplog.text
         assert SECRET not in caplog.text
         proxy.heal()
+        (search,) = server.refreshed()
+        assert (search.succeeded, search.failed > 1) == (0, True)
+        assert "SQS refuses" in search.trouble
         assert bench.soon(lambda: QUEUE in server.queues())
+        assert bench.soon(lambda: not next(iter(server.refreshed())).trouble)
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,30 @@ class Disk:
     """The account of the file system that ``directory`` is on, of which ``limit`` bytes are ours.
 
     ``hoards`` have names; the first ones give way first. Measuring them and removing files is slow, so it is done in a
-    thread, one job at a time. ``clock`` gives monotonic seconds.
+    thread, one job at a time. Those ``elsewhere`` are on other disks, and only measured. ``clock`` gives monotonic
+    seconds.
     """
 
-    def __init__(self, directory: Path, limit: int, hoards: Mapping[str, Hoard], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limit: int,
+        hoards: Mapping[str, Hoard],
+        clock: Callable[[], float],
+        *,
+        elsewhere: Mapping[str, Hoard] | None = None,
+    ) -> None:
         self._directory, self._limit, self._hoards, self._clock = directory, limit, hoards, clock
+        self._elsewhere = elsewhere or {}
         self._sizes = {name: hoard.used() for name, hoard in hoards.items()}
+        self._others = {name: hoard.used() for name, hoard in self._elsewhere.items()}
         self._job: Thread | None = None
         self._measured = clock()
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What all hoards took of their disks when they were measured last, in bytes."""
+        return {**self._others, **self._sizes}
 
     def check(self, need: int, claims: Collection[Claim]) -> None:
         """Make sure that an attempt which wants ``need`` bytes may start beside others.
@@ -68,7 +84,7 @@ class Disk:
 
     def tend(self, claims: Collection[Claim]) -> None:
         """Keep the hoards within bounds while attempts run. To be called often."""
-        if self._hoards and self._clock() >= self._measured + _PACE:
+        if (self._hoards or self._elsewhere) and self._clock() >= self._measured + _PACE:
             self._measured = self._clock()
             self._start(partial(self._measure, claims))
 
@@ -92,6 +108,8 @@ class Disk:
             self._job.start()
 
     def _measure(self, claims: Collection[Claim]) -> None:
+        for name, hoard in self._elsewhere.items():
+            self._others[name] = hoard.used()
         for name, hoard in self._hoards.items():
             self._sizes[name] = hoard.used()
         if (excess := self._excess(0, claims)) > 0:

@@ -132,9 +132,12 @@ class Gpus:
         """Say of each card what is free."""
         return [f"{card} {card.trouble}" if card.trouble else self._left_of(card) for card in self.cards]
 
+    def taken(self, card: Card) -> int:
+        """Return how many slots of a card are given out."""
+        return sum(grant.slots for grant in self._grants if grant.uuid == card.uuid)
+
     def _left_of(self, card: Card) -> str:
-        taken = sum(grant.slots for grant in self._grants if grant.uuid == card.uuid)
-        return f"{card.slots - taken} of {_slots(card.slots)} of {card}"
+        return f"{card.slots - self.taken(card)} of {_slots(card.slots)} of {card}"
 
     @property
     def _none(self) -> str:

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Refreshed:
+    """How often the list of an account's or a broker's queues could be had, and could not.
+
+    ``trouble`` says why it is not to be had just now, "" if it is.
+    """
+
+    name: str
+    succeeded: int
+    failed: int
+    trouble: str
 
 
 class Delivery(Protocol):
@@ -24,6 +38,10 @@ class Delivery(Protocol):
     @property
     def lost(self) -> bool:
         """True when the server has taken the message back: it will come again, here or elsewhere."""
+
+    @property
+    def window(self) -> float | None:
+        """Seconds until the server takes the message back if nothing is done; None: it never does, or does not say."""
 
     def ack(self) -> None:
         """The message's fate is decided: remove it."""
@@ -49,6 +67,9 @@ class QueueServer(Protocol):
 
     def others(self) -> Collection[str]:
         """Names of the queues known besides: those for reports, and those that the operator's patterns leave out."""
+
+    def refreshed(self) -> Collection[Refreshed]:
+        """Say how the search for queues goes, for each account or broker."""
 
     def deleted(self, queue: str) -> bool:
         """True when the server, asked a short while ago, knew of no such queue, and has not lost its memory since."""

@@ -32,6 +32,8 @@ class Listed:
         self._loop, self._management, self._found = loop, management, found
         self._closed = False
         self._known: set[str] = set()
+        self.windows: dict[str, float] = {}
+        """How long queues let a message be held, in seconds, where they say so."""
         self._look()
 
     def close(self) -> None:
@@ -55,6 +57,7 @@ class Listed:
     def _warn_of_windows(self, names: set[str]) -> None:
         for name in sorted(names):
             if window := self._management.window(name):
+                self.windows[name] = window
                 log.warning(
                     "queue %s: the broker takes a message back after %s, and this runner takes it again then",
                     *(name, format_duration(window)),
@@ -75,6 +78,8 @@ class Named:
         self._loop, self._names, self._connection, self._found = loop, names, connection, found
         self._closed = False
         self._asking = False
+        self.windows: dict[str, float] = {}
+        """None are known: only the management API tells."""
         self._look()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from runner import strict_json
 from runner.errors import Unavailable
 from runner.locks import try_lock
 from runner.queues import carries_reports
+from runner.queues.base import Refreshed
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ class FileDelivery:
     def lost(self) -> bool:
         """False: a lock is not taken away."""
         return False
+
+    @property
+    def window(self) -> None:
+        """None: a lock holds for ever."""
+        return None
 
     def ack(self) -> None:
         """Remove the file, while it is locked."""
@@ -86,6 +92,8 @@ class Directory:
         self._root, self._wanted, self._now = root, wanted, now
         self._held: list[FileDelivery] = []
         self._listed: dict[str, deque[Path]] = {}
+        self._succeeded = self._failed = 0
+        self._trouble = ""
 
     def queues(self) -> list[str]:
         """List the sub-directories whose names are wanted."""
@@ -95,6 +103,10 @@ class Directory:
         """List the sub-directories whose names are not wanted."""
         return [name for name in self._names() if not self._wanted(name)]
 
+    def refreshed(self) -> list[Refreshed]:
+        """Say how often the root could be read."""
+        return [Refreshed(str(self._root), self._succeeded, self._failed, self._trouble)]
+
     def deleted(self, queue: str) -> bool:
         """True when the root is there, and the queue's directory is not."""
         return self._root.is_dir() and not (self._root / queue).is_dir()
@@ -102,10 +114,15 @@ class Directory:
     def _names(self) -> list[str]:
         try:
             with os.scandir(self._root) as entries:
-                return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+                found = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
         except OSError as error:
+            self._failed += 1
+            self._trouble = f"it cannot be read: {error.strerror}"
             log.debug("%s cannot be read: %s", self._root, error.strerror)
             return []
+        self._succeeded += 1
+        self._trouble = ""
+        return found
 
     def take(self, queue: str) -> FileDelivery | None:
         """Claim the oldest message that nobody holds.

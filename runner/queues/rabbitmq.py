@@ -8,6 +8,7 @@ held: like this it is never more than the one message that the reason is about.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from pika.spec import Basic, BasicProperties
 
 from runner.loop import Loop
 from runner.queues.amqp import fault_of, name_of, parameters_of
+from runner.queues.base import Refreshed
 from runner.queues.confirmed import Publisher
 from runner.queues.discovery import Listed, Named
 from runner.queues.management import Management
@@ -35,7 +37,9 @@ _RECONNECTION = Patience(total=float("inf"))
 
 
 class RabbitDelivery:
-    """A message held on a channel of its own."""
+    """A message held on a channel of its own. ``until``: when the broker takes it back, in monotonic seconds."""
+
+    until: float | None = None
 
     def __init__(
         self, queue: str, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes
@@ -50,6 +54,11 @@ class RabbitDelivery:
     def lost(self) -> bool:
         """True when the channel is gone, and with it our hold on the message."""
         return not (self._settled or self._channel.is_open)
+
+    @property
+    def window(self) -> float | None:
+        """What is left of the queue's own ``consumer_timeout``; that of the whole broker is not told."""
+        return None if self.until is None else self.until - time.monotonic()
 
     def ack(self) -> None:
         """Remove the message."""
@@ -140,6 +149,7 @@ class RabbitMQ:
         self._delays = _RECONNECTION.delays()
         self._warned = False
         self._closing = False
+        self._refreshes = self._refresh_failures = 0
         self._publisher = Publisher(lambda: self._connection)
         self._connect()
         self._discovery = self._discover(address)
@@ -161,6 +171,13 @@ class RabbitMQ:
         """Return the names of the other queues found last."""
         return (self._found or set()) - self._queues
 
+    def refreshed(self) -> Collection[Refreshed]:
+        """Say how often the broker's queues could be found."""
+        known = self._connection.is_open and self._found is not None
+        trouble = self._notices.now("connection") or self._notices.now("discovery")
+        trouble = trouble or ("" if known else "its queues are not known yet")
+        return [Refreshed(name_of(self._parameters), self._refreshes, self._refresh_failures, trouble)]
+
     def deleted(self, queue: str) -> bool:
         """True when the queue was there, and is not, and the broker was not away meanwhile: that deletes queues too."""
         return self._found is not None and queue in self._seen and queue not in self._found
@@ -173,6 +190,8 @@ class RabbitMQ:
         elif listener.delivery:
             del self._listeners[queue]
             self._notices.over(queue)
+            if window := self._discovery.windows.get(queue):
+                listener.delivery.until = time.monotonic() + window
             return listener.delivery
         return None
 
@@ -265,8 +284,10 @@ class RabbitMQ:
     def _discovered(self, found: set[str] | None, trouble: str) -> None:
         self._found = found
         if found is None:
+            self._refresh_failures += 1
             self._notices.trouble("discovery", trouble)
             return
+        self._refreshes += 1
         self._notices.over("discovery")
         if self._connection.is_open:
             self._seen |= found
@@ -291,6 +312,9 @@ class _Notices:
         if self._said.get(subject) != text:
             log.warning("%s", text)
         self._said[subject] = text
+
+    def now(self, subject: str) -> str:
+        return self._said.get(subject, "")
 
     def over(self, subject: str) -> None:
         self._said.pop(subject, None)

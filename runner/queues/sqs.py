@@ -14,6 +14,7 @@ from threading import Event, Thread
 
 from runner.errors import Unavailable
 from runner.loop import Loop
+from runner.queues.base import Refreshed
 from runner.queues.sqs_account import Options, Place, Refused
 from runner.queues.sqs_held import TIMING, Hands, SQSDelivery, Timing
 from runner.queues.sqs_search import Found, Search
@@ -51,6 +52,7 @@ class SQS:
         self._pullers: dict[str, _Puller] = {}
         self._held: list[SQSDelivery] = []
         self._closed = False
+        self._refreshed: tuple[Refreshed, ...] = (Refreshed("SQS", 0, 0, "its queues are not known yet"),)
         self._search = Search(options, names, lambda found: loop.add_callback(partial(self._discovered, found)))
 
     # The seam
@@ -62,6 +64,10 @@ class SQS:
     def others(self) -> Collection[str]:
         """Return the names of the other queues found last."""
         return self._places.keys() - self._queues
+
+    def refreshed(self) -> Collection[Refreshed]:
+        """Say how often each account's queues could be found."""
+        return self._refreshed
 
     def deleted(self, queue: str) -> bool:
         """True when neither the account's list nor SQS itself knows a queue that was there."""
@@ -106,6 +112,7 @@ class SQS:
     def _discovered(self, found: Found) -> None:
         if self._closed:
             return
+        self._refreshed = found.refreshed
         queues = set(filter(self._wanted, found.places))
         for name in sorted(self._queues - queues):
             log.info("queue %s is gone", name)

@@ -111,6 +111,11 @@ class SQSDelivery:
         """True when the message is not hidden any more."""
         return not self._settled and time.monotonic() >= self._until
 
+    @property
+    def window(self) -> float:
+        """How long it stays hidden, unless that is put off."""
+        return self._until - time.monotonic()
+
     def keep_alive(self) -> None:
         """Have the message hidden for longer, in good time."""
         if not (self._settled or self._extending or self.lost) and time.monotonic() >= self._due:

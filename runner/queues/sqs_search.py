@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from runner.errors import ConfigError, Unavailable
 from runner.queues import responses_of
+from runner.queues.base import Refreshed
 from runner.queues.sqs_account import Account, Options, Place, Refused, Source, sources
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,11 @@ _NAMED = 300.0
 
 
 class Found(NamedTuple):
-    """All queues by name, and those that were there once, and are deleted."""
+    """All queues by name, those that were there once, and are deleted, and how the search for them goes."""
 
     places: Mapping[str, Place]
     gone: frozenset[str]
+    refreshed: tuple[Refreshed, ...]
 
 
 @dataclass
@@ -38,6 +40,8 @@ class _Known:
     mark: str
     due: float = 0.0
     rounds: int = 0
+    failed: int = 0
+    trouble: str = ""
     urls: dict[str, str] = field(default_factory=dict)
 
 
@@ -51,6 +55,7 @@ class Search:
         self._options, self._names, self._found = options, names, found
         self._accounts: dict[str, _Known] = {}
         self._gone: set[str] = set()
+        self._unmet: dict[str, str] = {}
         self._said: dict[str, str] = {}
         self._closed = Event()
         Thread(target=self._run, name="sqs-search", daemon=True).start()
@@ -62,15 +67,24 @@ class Search:
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
+                self._unmet = {}
                 self._meet(sources(self._options))
                 self._over("sources")
             except Unavailable as error:
+                self._unmet["sources"] = str(error)
                 self._trouble("sources", str(error))
             for known in self._accounts.values():
                 if time.monotonic() >= known.due:
                     self._ask(known)
-            self._found(Found(self._places(), frozenset(self._gone)))
+            self._found(Found(self._places(), frozenset(self._gone), self._refreshed()))
             self._closed.wait(_PACE)
+
+    def _refreshed(self) -> tuple[Refreshed, ...]:
+        """Tell of each account, and of what keeps others from being known."""
+        known = [Refreshed(name, each.rounds, each.failed, each.trouble) for name, each in self._accounts.items()]
+        if self._unmet or not known:
+            known.append(Refreshed("SQS", 0, 0, "; ".join(self._unmet.values()) or "there are no credentials"))
+        return tuple(known)
 
     def _meet(self, there: list[Source]) -> None:
         """Get to know accounts that are new, and forget those whose credentials are gone."""
@@ -89,6 +103,7 @@ class Search:
                     log.info("SQS: the credentials in %s have changed", source.name)
                 self._over(source.name)
             except ConfigError as error:
+                self._unmet[source.name] = str(error)
                 self._trouble(source.name, str(error))
 
     def _ask(self, known: _Known) -> None:
@@ -104,11 +119,12 @@ class Search:
                     self._gone.add(name)
         except (Refused, Unavailable) as error:
             known.due = time.monotonic() + _SOONEST
+            known.failed, known.trouble = known.failed + 1, str(error)
             self._trouble(subject, f"the queues of SQS cannot be found: {error}")
             return
         self._over(subject)
         self._gone -= urls.keys()
-        known.urls, known.rounds = urls, known.rounds + 1
+        known.urls, known.rounds, known.trouble = urls, known.rounds + 1, ""
         known.due = time.monotonic() + self._interval(urls)
 
     def _interval(self, urls: Mapping[str, str]) -> float:

@@ -8,22 +8,28 @@ from typing import TypeVar
 from runner import retry
 from runner.storage import connect
 from runner.storage.base import Credentials, Location, Store, StoreOptions
+from runner.storage.metered import Meter, Metered
 
 T = TypeVar("T")
 
 
 class Stores:
-    """Stores under one set of options, for one thread. ``sleep`` is how they wait between tries."""
+    """Stores under one set of options, for one thread. ``sleep`` is how they wait between tries.
 
-    def __init__(self, options: StoreOptions, *, sleep: Callable[[float], None]) -> None:
+    ``meter`` counts what comes and goes.
+    """
+
+    def __init__(self, options: StoreOptions, *, sleep: Callable[[float], None], meter: Meter | None = None) -> None:
         self._options, self._sleep = options, sleep
+        self._meter = meter or Meter()
         self._known: dict[tuple[Location, Credentials | None], Store] = {}
 
     def reach(self, location: Location, credentials: Credentials | None) -> Store:
         """Return the store that an object is in. Raises as ``storage.connect`` does."""
         bucket = location.sibling("")
         if (bucket, credentials) not in self._known:
-            self._known[bucket, credentials] = connect(bucket, credentials, self._options, sleep=self._sleep)
+            store = connect(bucket, credentials, self._options, sleep=self._sleep)
+            self._known[bucket, credentials] = Metered(store, location.scheme, self._meter)
         return self._known[bucket, credentials]
 
     def again(self, action: Callable[[], T]) -> T:

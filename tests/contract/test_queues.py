@@ -93,7 +93,7 @@ def _directory(stack: ExitStack, loop: Loop, root: Path) -> Backend:
 def _rabbitmq(stack: ExitStack, loop: Loop, broker: Broker) -> Backend:
     queue = f"rmq_{uuid.uuid4().hex[:8]}"
     graveyard = broker.declare(f"dead_{queue}")
-    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": graveyard}
+    arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": graveyard, "x-consumer-timeout": 1_800_000}
     broker.declare(queue, arguments=arguments)
     stack.callback(broker.delete, graveyard)
     stack.callback(broker.delete, queue)
@@ -149,6 +149,19 @@ def test_what_is_published_is_taken(backend: Backend) -> None:
     delivery = backend.take(server)
     assert (delivery.body, delivery.queue) == (message("hello"), backend.queue)
     assert not delivery.lost
+
+
+def test_a_server_says_how_it_goes_and_for_how_long_a_message_may_be_held(backend: Backend) -> None:
+    server = backend.open()
+    assert backend.soon(lambda: backend.queue in server.queues())
+    (found,) = server.refreshed()
+    assert found.succeeded >= 1
+    assert found.trouble == ""
+    assert "guest" not in found.name
+    backend.publish(backend.queue, message("x"))
+    window = backend.take(server).window
+    most = {"local": None, "rmq": 1800.0, "sqs": 30.0}[server.kind]
+    assert window == most if most is None else most - 20 < (window or 0) <= most
 
 
 def test_the_queues_that_are_wanted_are_found(backend: Backend) -> None:

@@ -25,8 +25,10 @@ from runner.errors import ConfigError, Unavailable
 from runner.events import Finished
 from runner.journal import Journal
 from runner.loop import Loop
+from runner.machine.allocate import Allocator, Need, Resources
+from runner.machine.gpus import Card, Gpus, Wish
 from runner.metrics import Metrics
-from runner.status import Bar, Experiment, Outcome, Queue, Snapshot, Source, Status, tail
+from runner.status import Bar, Experiment, Outcome, Queue, Snapshot, Source, Status, bars, tail
 from runner.web import Site, Web
 
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"></script><script>document.title='pwned'</script>&amp;\x1b[31m"
@@ -267,6 +269,22 @@ def test_a_log_that_is_something_else_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for name in ("link", "pipe", "empty", "missing", "."):
         assert tail(str(tmp_path / name)) == ()
+
+
+def test_bars_are_what_is_given_out_of_machine_and_cards() -> None:
+    cards = [
+        Card("u0", "GPU 0 (Tesla V100)", 16, 2**34),
+        Card("u1", "GPU 1 (Tesla V100)", 16, 2**34, trouble="is lost", broken=True),
+    ]
+    allocator = Allocator(Resources(cpus=4, ram=100, hdd=1000), Gpus(cards))
+    allocator.reserve(Need(cpus=1, ram=30, hdd=200, gpus=Wish(slots=4, group=("q", "p"))))
+    assert bars(allocator) == (
+        Bar("cores", 1, 4),
+        Bar("memory", 30, 100, "bytes"),
+        Bar("disk", 200, 1000, "bytes"),
+        Bar("GPU 0 (Tesla V100)", 4, 16, "slots"),
+        Bar("GPU 1 (Tesla V100)", 0, 16, "slots", "is lost"),
+    )
 
 
 def test_outcomes_are_counted_by_quarters_of_an_hour_without_gaps() -> None:

@@ -200,7 +200,7 @@ class Running:
         self.notices.begin(self.number)
 
     def _heard_phase(self, event: Phase) -> None:
-        log.debug("%s: phase %s", self, event.name)
+        self.log.debug("%s: phase %s", self, event.name)
         self.enter(event.name)
 
     def _heard_cached(self, event: Cached) -> None:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-LICENCES = {"Apache-2.0", "Apache-2.0 OR BSD-3-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "MPL-2.0", "PSF-2.0"}
+LICENCES = {
+    "Apache-2.0",
+    "Apache-2.0 AND BSD-2-Clause",
+    "Apache-2.0 OR BSD-3-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MPL-2.0",
+    "PSF-2.0",
+}
 """Those that somebody has read: what comes with another one stops the build, and is looked at."""
 
 # Where a package does not say it in SPDX's words.

@@ -1,6 +1,6 @@
 """Measure the built runner with a real RabbitMQ and a real S3 server on loopback, and print a table.
 
-    python -m benchmarks [latency] [throughput] [memory] [idle]
+    python -m benchmarks [latency] [throughput] [memory] [idle] [endurance]
 
 The floor that figures are compared with is measured in the same run: what starting the experiment's Python takes when
 nothing else is done.
@@ -227,11 +227,41 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def endurance(bench: Bench) -> Iterator[tuple[str, str, str]]:
+    """Run two hundred experiments, and see what is left of them."""
+    queue = bench.broker.declare("rmq_endurance")
+    home = bench.place.working / "studio-runner"
+    sizes = []
+    with bench.runner() as runner:
+        pid = runner.process.pid
+        for number in range(20):
+            for nth in range(10):
+                bench.broker.publish(queue, bench.message(f"endured{number}-{nth}", FIRST_LINE))
+            until(lambda number=number: runner.log.count("acknowledged") == 10 * (number + 1), "all ten", 120)
+            sizes.append(status(pid, "VmRSS"))
+            if number == 4:
+                descriptors = count_descriptors(pid)
+        time.sleep(2)
+        left = len(attempts(pid)) - 1  # one is kept ready
+        more = count_descriptors(pid) - descriptors
+        directories = len(list((home / "experiments").iterdir()))
+    # Of the first fifty, memory is being filled that is used again.
+    growth = statistics.linear_regression(range(50, 200, 10), sizes[5:]).slope
+    yield "200 experiments: the supervisor grows by", f"{growth:.2f} KiB for each, to {sizes[-1] / 1024:.0f} MiB", ""
+    yield "  processes, directories, descriptors left", f"{left}, {directories}, {more}", "0, 0, 0"
+
+
+def count_descriptors(pid: int) -> int:
+    """Count what a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 BENCHES: dict[str, Callable[[Bench], Iterator[tuple[str, str, str]]]] = {
     "latency": latency,
     "throughput": throughput,
     "memory": memory,
     "idle": idle,
+    "endurance": endurance,
 }
 
 

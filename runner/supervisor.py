@@ -6,16 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import environ
 from time import time
 
 from runner import intake, metrics
 from runner.admission import Queues
 from runner.board import Board
-from runner.child import Child
 from runner.envelope import Envelopes
 from runner.errors import MachineError, RequestError
-from runner.events import Finished, GpuState, Options, Order
+from runner.events import Finished, GpuState
 from runner.intake import Plan, Received
 from runner.journal import Journal
 from runner.lifecycle import Limits, Signals
@@ -24,27 +22,24 @@ from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.masking import Secrets
+from runner.orders import Orders
 from runner.overview import Overview
 from runner.queues.base import Delivery, QueueServer
 from runner.reasons import Reasons
 from runner.replays import Replays
 from runner.reports import Reports
 from runner.running import Running
-from runner.sandbox.environment import is_installers
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
 from runner.slack import Slack
+from runner.spare import Spare
+from runner.stopping import Stopping
 from runner.units import format_duration
 
 log = logging.getLogger(__name__)
 
 # The longest wait of one tick, in seconds; how late a message in a directory is noticed at worst.
 _TICK = 0.25
-# How long attempts may take to store their results after they were told to stop, before they are killed. In seconds.
-_STOP_PATIENCE = 60.0
-_HURRIED_PATIENCE = 10.0
-# How long not to try again when the process of an attempt cannot be started. In seconds.
-_SPARE_PAUSE = 10.0
 # For how long a queue has to be gone until its experiments are stopped. In seconds.
 _COOL_DOWN = 15.0
 
@@ -84,11 +79,10 @@ class Supervisor:
         self._queues = Queues(parts.servers, parts.allocator, parts.clock, parts.reasons)
         self._ledger = Ledger()
         self._running: list[Running] = []
-        self._spare: Child | None = None
-        self._spare_after = 0.0
+        self._spare = Spare(parts.loop, settings.env_allow, parts.clock)
+        self._orders = Orders(settings)
         self._resting = False
-        self._stopping_since: float | None = None
-        self._told_to_stop: float | None = None
+        self._stopping = Stopping(parts.signals, settings.grace_period, parts.clock)
         self._limits = Limits(
             tasks=settings.limit_tasks,
             idle=settings.limit_idle_duration,
@@ -116,9 +110,7 @@ class Supervisor:
         finally:
             for running in self._running:
                 running.child.kill()
-            if self._spare:
-                self._spare.close()
-                self._spare.wait(5.0)
+            self._spare.close()
             self._parts.reports.close()
             self._parts.slack.close()
             for server in self._servers:
@@ -128,7 +120,7 @@ class Supervisor:
     def tick(self) -> bool:
         """Do what there is to do, without waiting for anything; return whether there is more of it."""
         self._parts.board.beat()
-        self._heed_signals()
+        self._stopping.heed(self._running)
         self._reap()
         self._heed_deletions()
         self._parts.gpus.tend()
@@ -140,7 +132,7 @@ class Supervisor:
         more = False
         if self._taking:
             self._resting = False
-            self._prepare_spare()
+            self._spare.prepare()
             more = self._take_work()
         elif not self._resting:
             self._queues.rest_all()
@@ -149,7 +141,7 @@ class Supervisor:
         return more
 
     def _over(self) -> bool:
-        if self._stopping_since is not None:
+        if self._stopping.begun:
             return not self._running
         reason = self._limits.reached(running=len(self._running), now=self._clock())
         if reason:
@@ -162,12 +154,12 @@ class Supervisor:
 
     @property
     def _taking(self) -> bool:
-        return self._stopping_since is None and not self._limits.enough(self._clock()) and not self._parts.suspended()
+        return not self._stopping.begun and not self._limits.enough(self._clock()) and not self._parts.suspended()
 
     @property
     def _idle(self) -> str:
         """Why no work is taken at all, "" if it is."""
-        if self._stopping_since is not None:
+        if self._stopping.begun:
             return "stopping"
         return self._limits.enough(self._clock()) or ("suspended by Kubernetes" if self._parts.suspended() else "")
 
@@ -178,35 +170,7 @@ class Supervisor:
         self._parts.reasons.note(idle=self._idle, others=others, running=busy, free=self._allocator.left())
         self._parts.reasons.save()
 
-    # Stopping
-
-    def _heed_signals(self) -> None:
-        """One signal: no more work, and the grace period for what runs. A second one: stop now. A third one: kill."""
-        if not self._signals.stops:
-            return
-        now = self._clock()
-        if self._stopping_since is None:
-            self._stopping_since = now
-            self._say_stopping()
-        hurried = self._signals.stops > 1
-        if self._told_to_stop is None and (hurried or now >= self._stopping_since + self._settings.grace_period):
-            self._told_to_stop = now
-            for running in self._running:
-                running.log.info("%s is told to stop", running)
-                running.stop()
-        patience = _HURRIED_PATIENCE if hurried else _STOP_PATIENCE
-        if self._told_to_stop is not None and (self._signals.stops > 2 or now >= self._told_to_stop + patience):
-            for running in self._running:
-                running.child.kill()
-
-    def _say_stopping(self) -> None:
-        if self._running:
-            grace = format_duration(self._settings.grace_period)
-            log.info(
-                "stopping: %d experiments have %s to finish; a second signal stops them now", len(self._running), grace
-            )
-        else:
-            log.info("stopping: nothing is running")
+    # Watching
 
     def _heed_deletions(self) -> None:
         """Who deletes a queue wants nothing more of what came from it (protocol section 3)."""
@@ -218,8 +182,6 @@ class Supervisor:
             elif not running.told_to_stop and self._clock() >= running.deleted_since + _COOL_DOWN:
                 running.log.warning("%s is stopped: its queue has been deleted", running)
                 running.stop()
-
-    # Watching
 
     def _heed_gpus(self) -> None:
         """An experiment ends with the card that it runs on; one that failed waits for word of its cards."""
@@ -282,20 +244,6 @@ class Supervisor:
             attempt=running.number,
             seconds=self._clock() - running.since,
         )
-
-    def _prepare_spare(self) -> None:
-        """Keep one attempt's process ready, so that an order does not wait for imports."""
-        if self._spare is not None and self._spare.ended() is not None:
-            log.error("the process of an attempt ended before it had anything to do: see the lines above")
-            self._spare.close()
-            self._spare = None
-            self._spare_after = self._clock() + _SPARE_PAUSE
-        if self._spare is None and self._clock() >= self._spare_after:
-            try:
-                self._spare = Child(self._loop, self._settings.env_allow)
-            except MachineError as error:
-                log.error("%s", error)
-                self._spare_after = self._clock() + _SPARE_PAUSE
 
     # Taking work
 
@@ -377,7 +325,7 @@ class Supervisor:
     def _start(self, received: Received, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
         wanted = received.request
         failures = self._ledger.failures(wanted.identity)
-        child, self._spare = self._spare or Child(self._loop, self._settings.env_allow), None
+        child = self._spare.take()
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         allocation = self._allocator.reserve(plan.need)
         running = Running(
@@ -387,54 +335,16 @@ class Supervisor:
         self._running.append(running)
         self._queues.started(delivery.queue, plan.need)
         self._limits.started += 1
-        order = Order(
-            document=wanted.document,
-            queue=delivery.queue,
+        order = self._orders.write(
+            received,
+            plan,
+            allocation,
+            delivery,
             failures=failures,
-            redeliveries=delivery.redeliveries,
-            allowed=self._settings.max_attempts,
-            python=str(plan.interpreter.path) if plan.interpreter else "",
-            version=str(plan.interpreter or ""),
             reported=stream.heard,
-            options=self._options(),
-            gpus=tuple(grant.uuid for grant in allocation.gpus),
-            fingerprints=self._parts.own().fingerprints(),
-            variables={name: value for name, value in environ.items() if is_installers(name)},
+            own=self._parts.own(),
+            cache_size=self._disk.allowance("cache", self._settings.cache_size, self._claims),
         )
         child.begin(order)
         if allocation.gpus:
             log.info("%s gets %s", running, self._allocator.gpus.named(allocation.gpus))
-
-    def _options(self) -> Options:
-        given = self._settings
-        return Options(
-            home=str(given.home),
-            file_roots=given.file_root,
-            s3_ca=given.s3_ca,
-            s3_cert=given.s3_cert,
-            s3_key=given.s3_key,
-            google_credentials=given.google_credentials,
-            google_metadata=given.google_metadata,
-            google_endpoint=given.google_endpoint,
-            store_patience=given.store_patience,
-            index_patience=given.index_patience,
-            uv=given.uv,
-            environments_age=given.environments_age,
-            environments_size=given.environments_size,
-            env_allow=given.env_allow,
-            allow_env_secrets=given.allow_env_secrets,
-            link_local=given.allow_link_local,
-            schema_logs=given.schema_logs,
-            debug=given.debug,
-            enforce_ram=given.enforce_ram,
-            max_processes=given.max_processes,
-            max_file_size=given.max_file_size,
-            max_output=given.max_output,
-            hang_timeout=given.hang_timeout,
-            nice=given.nice,
-            run_as=given.run_as,
-            singularity=given.singularity,
-            echo=given.echo_output,
-            cache_dir=given.cache_dir,
-            cache_size=self._disk.allowance("cache", given.cache_size, self._claims),
-        )

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from runner.settings import Settings, variables_of
-from runner.supervisor import _STOP_PATIENCE
+from runner.stopping import STOP_PATIENCE
 from runner.units import parse_duration
 from tests.e2e.harness import until
 from tests.servers.rabbitmq import Broker
@@ -53,7 +53,7 @@ def unit() -> Iterator[tuple[str, str]]:
 
 def test_a_pod_is_not_killed_before_it_has_drained() -> None:
     options = one("kubernetes/base", "ConfigMap", "studioml-env")["data"]
-    assert pod()["terminationGracePeriodSeconds"] > parse_duration(options["GRACE_PERIOD"]) + _STOP_PATIENCE
+    assert pod()["terminationGracePeriodSeconds"] > parse_duration(options["GRACE_PERIOD"]) + STOP_PATIENCE
 
 
 def test_compose_does_not_kill_the_runner_before_it_has_drained() -> None:
@@ -64,7 +64,7 @@ def test_compose_does_not_kill_the_runner_before_it_has_drained() -> None:
     compose = yaml.load((EXAMPLES / "docker" / "docker-compose.yml").read_text(), Loader)
     runner = compose["services"]["runner"]
     grace = parse_duration(runner["environment"]["GRACE_PERIOD"])
-    assert parse_duration(runner["stop_grace_period"]) > grace + _STOP_PATIENCE
+    assert parse_duration(runner["stop_grace_period"]) > grace + STOP_PATIENCE
     for service in ("runner", "submit"):
         assert set(compose["services"][service]["environment"]) <= OPTIONS | FOREIGN
 
@@ -74,7 +74,7 @@ def test_systemd_does_not_kill_the_runner_before_it_has_drained() -> None:
     variables = dict(word.split("=", 1) for word in settings["Environment"].split())
     assert set(variables) <= OPTIONS | FOREIGN
     minutes = int(settings["TimeoutStopSec"].removesuffix("min"))
-    assert minutes * 60 > parse_duration(variables["GRACE_PERIOD"]) + _STOP_PATIENCE
+    assert minutes * 60 > parse_duration(variables["GRACE_PERIOD"]) + STOP_PATIENCE
     assert settings["KillMode"] == "mixed"  # or experiments would be stopped with the runner
 
 

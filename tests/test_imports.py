@@ -28,7 +28,7 @@ LAYERS: list[list[str]] = [
     ],
     ["doctor.base", "message_file", "only_message"],
     ["supervisor", "attempt", "web"],
-    ["overview", "board", "exposition"],
+    ["overview", "board", "exposition", "stopping", "spare", "orders"],
     ["running", "disk_use", "usage", "verdict"],
     [
         "admission",

@@ -12,7 +12,7 @@ from runner.units import format_duration
 log = logging.getLogger(__name__)
 
 STOP_PATIENCE = 60.0
-"""How long attempts may take to store their results after they were told to stop, before they are killed. In seconds."""
+"""How long attempts may take to store their results once they were told to stop; then they are killed. In seconds."""
 _HURRIED_PATIENCE = 10.0
 
 

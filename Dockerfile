@@ -23,12 +23,12 @@ RUN set -eu; \
     install -d -o runner -g runner /runner/work
 
 # Unpacked and compiled here, as root: starts write nothing, and experiments, whose user is the runner's, cannot change it.
-ENV SHIV_ROOT=/usr/local/lib/studio-runner
+ENV STUDIO_RUNNER_ROOT=/usr/local/lib/studio-runner
 COPY studio-runner.pyz /usr/local/bin/studio-runner
 RUN set -eu; \
     chmod 0755 /usr/local/bin/studio-runner; \
     studio-runner --version; \
-    python3 -m compileall -q "$SHIV_ROOT"
+    python3 -m compileall -q "$STUDIO_RUNNER_ROOT"
 
 # The root file system may be read-only. Only this is written to (environments, work directories, pip's cache: worth
 # keeping, but need not be), and /tmp by experiments that insist on it.

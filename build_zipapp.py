@@ -20,8 +20,11 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from shiv.builder import write_file_prefix, write_to_zipapp  # type: ignore[import-untyped]
 
 from runner import __version__, bootstrap
 from tools import sbom
@@ -188,16 +191,19 @@ def _expect(what: str, found: set[Any], expected: set[Any]) -> None:
 
 
 def _pack(site: Path, output: Path) -> None:
-    """Write the file: the same bytes wherever and by whomever, as long as zlib is the same."""
-    files = {path.relative_to(site).as_posix(): path.read_bytes() for path in site.rglob("*") if path.is_file()}
-    entries = {"__main__.py": _bootstrap(files)} | {f"{bootstrap.INSIDE}{name}": files[name] for name in sorted(files)}
+    """Have shiv write the file, with a start of our own, since shiv's needs a home directory that can be written to.
+
+    It has the same bytes wherever and by whomever it is written, as long as zlib is the same.
+    """
+    files = {path.relative_to(site).as_posix(): path for path in site.rglob("*") if path.is_file()}
     with output.open("wb") as file:
-        file.write(b"#!/usr/bin/env python3\n")
+        write_file_prefix(file, "/usr/bin/env python3")
         with zipfile.ZipFile(file, "w") as archive:
-            for name, data in entries.items():
-                entry = zipfile.ZipInfo(name, _EPOCH)
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, data, zipfile.ZIP_DEFLATED, 9)
+            put = partial(write_to_zipapp, archive, date_time=_EPOCH, compression=zipfile.ZIP_DEFLATED)
+            put("__main__.py", _bootstrap({name: path.read_bytes() for name, path in files.items()}))
+            for name in sorted(files):
+                files[name].chmod(0o644)
+                put(f"{bootstrap.INSIDE}{name}", files[name].read_bytes(), stat=files[name].stat())
     output.chmod(0o755)
 
 

@@ -23,7 +23,7 @@ from contextlib import suppress
 BUILD = ""
 """The program's version and a hash of all that it is; build_zipapp.py fills it in."""
 
-INSIDE = "site/"
+INSIDE = "site-packages/"
 """Where the modules are, in the file."""
 
 NAMED = "STUDIO_RUNNER_ROOT"

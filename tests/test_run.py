@@ -31,6 +31,7 @@ def environment(working: Path) -> dict[str, str]:
     return {
         **{"PATH": os.environ["PATH"], "HOME": str(working), "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1"},
         **{"UV": str(Path(sys.executable).parent / "uv"), "WORKING_DIR": str(working), "STUDIO_PYTHONVER": VERSION},
+        "PYTHON_DIRS": str(Path(sys.base_prefix) / "bin"),
     }
 
 

@@ -54,7 +54,7 @@ OWN = "class Trouble(BaseException): pass\nraise Trouble('of my own')"
         ("raise SystemExit(9)", {}, ("script", "experiment"), "main.py ended with exit status 9"),
         (SECOND_LINE, {}, ("script", "experiment"), "exit status 1: ValueError: no such luck"),
         (CHAINED, {}, ("script", "experiment"), "exit status 1: KeyError: 'later'"),
-        (OWN, {}, ("script", "experiment"), "exit status 1: Trouble: of my own"),
+        (OWN, {}, ("script", "experiment"), "Trouble: of my own"),
         ("x = (", {}, ("script", "experiment"), "exit status 1: SyntaxError: '(' was never closed"),
         ("import os; os.abort()", {}, ("script", "experiment"), "main.py was killed by SIGABRT"),
         (

@@ -30,7 +30,7 @@ pids+=($!)
 mkdir "$work/bin"
 printf '#!/bin/sh\nexec %q --endpoint-url %q "$@"\n' "$aws" "$endpoint" >"$work/bin/aws"
 chmod +x "$work/bin/aws"
-export PATH=$work/bin:$PATH AWS_DEFAULT_REGION=us-west-2 AWS_ACCESS_KEY_ID=administrator AWS_SECRET_ACCESS_KEY=secret SHIV_ROOT=$work/shiv
+export PATH=$work/bin:$PATH AWS_DEFAULT_REGION=us-west-2 AWS_ACCESS_KEY_ID=administrator AWS_SECRET_ACCESS_KEY=secret STUDIO_RUNNER_ROOT=$work/shiv
 for _ in $(seq 50); do
   "$here/.venv/bin/python" -c "import urllib.request as r; r.urlopen('$endpoint/moto-api/')" 2>/dev/null && break || sleep 0.2
 done

@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find runner tools -name '*.py' -o -name '*.html') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons zipapp release sign audit demo bench chaos fuzz \
+.PHONY: check test unit test-pythons docs zipapp release sign audit demo bench chaos fuzz \
 	image check-image check-examples check-aws lock clean
 
 ## Run ruff, mypy and the test of import directions.
@@ -32,6 +32,10 @@ unit: .make/venv
 ## Run the unit tests on every other Python that is installed.
 test-pythons: .make/venv
 	tools/test_pythons.sh
+
+## Write docs/options.md anew, from the settings.
+docs: .make/venv
+	$(BIN)/python -m tools.write_options
 
 ## Build studio-runner.pyz.
 zipapp: studio-runner.pyz

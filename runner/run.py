@@ -45,7 +45,9 @@ def _requirement(value: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Settings(ByHand):
+class RunSettings(ByHand):
+    """The options of the runner, and those of ``run``."""
+
     output: str = _own("", "directory for a script's artifacts and results [a new one, which is told]", metavar="DIR")
     requirement: tuple[str, ...] = _own(
         (), "what pip is to install for a script", _requirement, metavar="REQUIREMENT", many=True
@@ -55,7 +57,7 @@ class _Settings(ByHand):
 
 def main(arguments: Sequence[str]) -> int:
     """Run one experiment; return the exit status. Raises ConfigError, RequestError, MachineError."""
-    settings, rest = read(_Settings, arguments, os.environ, usage=_USAGE, words=True)
+    settings, rest = read(RunSettings, arguments, os.environ, usage=_USAGE, words=True)
     if not rest:
         raise ConfigError("name a message or a Python file: studio-runner run MESSAGE.json|SCRIPT.py [ARGUMENT ...]")
     name, *words = rest
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     return _run(message_file.read(name, settings), settings)
 
 
-def _run(wanted: Request, settings: _Settings) -> int:
+def _run(wanted: Request, settings: RunSettings) -> int:
     """Be a runner that has this one message; it is what it would be on a queue, but tried once."""
     only = OnlyMessage(json.dumps(wanted.document).encode())
     # The first signal stops the experiment; nobody else looks at this runner.
@@ -83,7 +85,7 @@ def _run(wanted: Request, settings: _Settings) -> int:
     return status
 
 
-def _run_script(script: Path, words: Sequence[str], settings: _Settings) -> int:
+def _run_script(script: Path, words: Sequence[str], settings: RunSettings) -> int:
     shelf, directory = _place(script, settings)
     document = _document(script, words, settings, shelf)
     with packed(script.resolve().parent) as (file, digest):
@@ -98,7 +100,7 @@ def _run_script(script: Path, words: Sequence[str], settings: _Settings) -> int:
     return status
 
 
-def _place(script: Path, settings: _Settings) -> tuple[Shelf, Path]:
+def _place(script: Path, settings: RunSettings) -> tuple[Shelf, Path]:
     """Return the directory for everything, and it as a store. Raises ConfigError."""
     if not script.is_file():
         raise ConfigError(f"{script} is not there, or is no file: name a Python file")
@@ -118,7 +120,7 @@ def _place(script: Path, settings: _Settings) -> tuple[Shelf, Path]:
     return shelf_at(f"file://{directory}/store", tls=False, s3_ca=""), directory
 
 
-def _document(script: Path, words: Sequence[str], settings: _Settings, shelf: Shelf) -> dict[str, Any]:
+def _document(script: Path, words: Sequence[str], settings: RunSettings, shelf: Shelf) -> dict[str, Any]:
     """Write the message of a script, all but its workspace."""
     return {
         "experiment": {

@@ -511,6 +511,18 @@ def variables_of(field: dataclasses.Field[Any]) -> list[str]:
     return [name for name in (variable_of(field), field.metadata["also"]) if name]
 
 
+def form_of(field: dataclasses.Field[Any]) -> str:
+    """Return ``--queue-match RE``: how an option is given."""
+    flag = flag_of(field)
+    return flag if field.metadata["parse"] is boolean else f"{flag} {field.metadata['metavar']}"
+
+
+def meaning_of(field: dataclasses.Field[Any]) -> str:
+    """Return what an option is for, with its default in brackets."""
+    later = f"(not in this version: {field.metadata['later']}) " if field.metadata["later"] else ""
+    return f"{later}{field.metadata['help']}{_default(field)}"
+
+
 class HelpWanted(Exception):
     """``--help`` was given; the text is its answer."""
 
@@ -539,7 +551,7 @@ def gather(
     fields = {flag_of(field): field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given, rest, faults = _split(arguments, fields)
     if "--help" in given:
-        raise HelpWanted(f"usage: {usage}\n\n" + "\n".join(_help(flag, field) for flag, field in fields.items()))
+        raise HelpWanted(f"usage: {usage}\n\n" + "\n".join(map(_help, fields.values())))
     values: dict[str, Any] = {}
     for flag, field in fields.items():
         name, texts = _origin(field, given.get(flag), environ)
@@ -602,12 +614,10 @@ def _value(field: dataclasses.Field[Any], texts: list[str]) -> Any:
     return parse(texts[-1])
 
 
-def _help(flag: str, field: dataclasses.Field[Any]) -> str:
+def _help(field: dataclasses.Field[Any]) -> str:
     """Format one option for ``--help``."""
-    meta = field.metadata
-    head = f"  {flag}" if meta["parse"] is boolean else f"  {flag} {meta['metavar']}"
-    later = f"(not in this version: {meta['later']}) " if meta["later"] else ""
-    text = textwrap.wrap(later + meta["help"] + _default(field), 76)
+    head = "  " + form_of(field)
+    text = textwrap.wrap(meaning_of(field), 76)
     lines = [head.ljust(34) + text[0]] if len(head) < 33 else [head, " " * 34 + text[0]]
     return "\n".join(lines + [" " * 34 + line for line in text[1:]])
 

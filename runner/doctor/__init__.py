@@ -9,14 +9,13 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runner import __version__, message_file
 from runner.doctor import gpus, keys, kubernetes, machine, notices, pythons, queues, stores
 from runner.doctor.base import Check, DoctorSettings, Finding, Level, Subject, examine, fail, ok, warn
 from runner.errors import ConfigError, MachineError, RequestError
 from runner.request import Request
-from runner.settings import boolean, gather, option
+from runner.settings import gather
 
 # In seconds: no check may take longer.
 _LIMIT = 20.0
@@ -30,14 +29,9 @@ store it writes a few bytes, as _studio-runner-doctor. The exit status is 1 when
 line that cannot be understood."""
 
 
-@dataclass(frozen=True)
-class _Settings(DoctorSettings):
-    json: bool = option(False, "say it as one JSON document", boolean, metavar="BOOL", prefix="STUDIO_")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Look at everything; return 1 when something fails, else 0. Raises ConfigError."""
-    settings, rest, faults = gather(_Settings, arguments, os.environ, usage=_USAGE)
+    settings, rest, faults = gather(DoctorSettings, arguments, os.environ, usage=_USAGE)
     if len(rest) > 1:
         raise ConfigError("name one file with a message at most: studio-runner doctor [option ...] [MESSAGE.json]")
     logging.getLogger("runner").addHandler(logging.NullHandler())  # everything is told in findings

@@ -11,7 +11,7 @@ from threading import Thread
 
 from runner.errors import RunnerError
 from runner.request import Request
-from runner.settings import Settings, option
+from runner.settings import Settings, boolean, option
 
 
 class Level(Enum):
@@ -49,6 +49,7 @@ class DoctorSettings(Settings):
         metavar="URL",
         prefix="STUDIO_",
     )
+    json: bool = option(False, "say it as one JSON document", boolean, metavar="BOOL", prefix="STUDIO_")
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def sqs(subject: Subject) -> Iterator[Finding]:
             else:
                 yield from _matching(f"SQS, {account.name},", account.queues(), given)
         except Refused as refusal:
-            yield fail(str(refusal), "give these credentials the rights that the README names")
+            yield fail(str(refusal), "give these credentials the rights that docs/queues.md names")
 
 
 def directory(subject: Subject) -> Iterator[Finding]:

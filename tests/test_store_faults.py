@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ class Scene:
     proxy: FaultyProxy
     location: Location
     credentials: Credentials | None
-    options: dict[str, str]
+    options: dict[str, Any]
     put: Callable[[bytes], object]
     content: Callable[[], bytes]
     leftovers: Callable[[], int]
@@ -238,3 +239,26 @@ def test_an_etag_is_right_or_there_is_an_error(scene: Scene, kind: str) -> None:
         error = outcome(scene, lambda got=got, times=times: got.append(scene.store(patience(times)).etag("key")))
         assert got == ([] if error else [etag])
         assert error is None or times != 1 or kind in scene.final
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_machines_own_identity_is_had_or_there_is_an_error(
+    impatient: None, gcs_server: Gcs, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bucket = gcs_server.bucket()
+    gcs_server.put(bucket, "key", SMALL)
+    with faulty(gcs_server.host) as metadata:
+        monkeypatch.setenv("GCE_METADATA_HOST", metadata.host)
+        options = {"google_endpoint": f"http://{gcs_server.host}", "google_metadata": True}
+        nothing = lambda *_: b""  # noqa: E731
+        scene = Scene(metadata, Location("gs", "", bucket, ""), None, options, nothing, nothing, lambda: 0)
+        for times in (1, ALWAYS):
+            got: list[bytes] = []
+            metadata.seen.clear()
+            metadata.break_one(kind, 0, times=times)
+            error = outcome(scene, lambda got=got, times=times: got.append(scene.read(patience(times))))
+            assert metadata.seen, f"the metadata server is asked: {error} {got}"
+            assert got == ([] if error else [SMALL])
+            # A token that was damaged is refused as one that was never valid, unless what it is in cannot be read.
+            assert error is None or times != 1 or kind == "damaged answer", error
+    gcs_tokens.shared.cache_clear()

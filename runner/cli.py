@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from runner import __version__, log
 from runner.errors import ConfigError, RequestError, RunnerError
@@ -148,4 +149,21 @@ def _serve(words: list[str]) -> int:
 
     settings, _ = read(Settings, words, os.environ, usage=_USAGE)
     log.start(log_style(settings, os.environ))
-    return serve.serve(settings, clock=time.monotonic)
+    with _profiled(settings.cpu_profile):
+        return serve.serve(settings, clock=time.monotonic)
+
+
+@contextmanager
+def _profiled(path: str) -> Iterator[None]:
+    """Write down, in the end, where the loop has spent its time; nothing without a path. Raises ConfigError."""
+    if not path:
+        yield
+        return
+    import cProfile  # noqa: PLC0415
+
+    with cProfile.Profile() as profile:
+        yield
+    try:
+        profile.dump_stats(path)
+    except OSError as error:
+        raise ConfigError(f"--cpu-profile {path} cannot be written: {error.strerror}") from error

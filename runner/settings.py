@@ -171,6 +171,12 @@ def address(value: str) -> str:
     return value
 
 
+def _new_file(value: str) -> str:
+    if not Path(value).absolute().parent.is_dir() or Path(value).is_dir():
+        raise ValueError(f"is {value!r}, but must be a file in a directory that is there")
+    return str(Path(value).absolute())
+
+
 def _endpoint(value: str) -> str:
     url = value if "://" in value else f"http://{value}"  # STORAGE_EMULATOR_HOST is often no more than HOST:PORT
     if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]_-]+/?", url):
@@ -184,19 +190,17 @@ def option(  # noqa: PLR0913 -- all there is to an option, in one place
     parse: Parse = _text,
     *,
     metavar: str = "TEXT",
-    later: str = "",
     many: bool = False,
     prefix: str = "",
     also: str = "",
 ) -> Any:
     """Declare an option.
 
-    ``later`` names the feature that this version does not have: giving the option is then an error.
     ``many`` lets the flag be repeated; ``parse`` then makes a tuple of each value, and they are joined.
     ``prefix`` goes before the variable's name, where that would be too common a word.
     ``also`` is the name under which other programs know the variable; ours wins.
     """
-    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "later": later, "many": many}
+    metadata = {"help": meaning, "parse": parse, "metavar": metavar, "many": many}
     return dataclasses.field(default=default, metadata={**metadata, "prefix": prefix, "also": also})
 
 
@@ -459,7 +463,12 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
         boolean,
         metavar="BOOL",
     )
-    cpu_profile: str = option("", "write a CPU profile", metavar="FILE", later="CPU profiles")
+    cpu_profile: str = option(
+        "",
+        "write what the runner itself spent its time on, when it ends, for `python -m pstats`",
+        _new_file,
+        metavar="PROFILE",
+    )
     k8s_namespace: str = option("", "namespace of the state ConfigMaps [the pod's own]", metavar="NAME")
     k8s_configmap: str = option("studioml-go-runner", "name of the one for all pods", metavar="NAME")
     slack_hook: str = option(
@@ -519,8 +528,7 @@ def form_of(field: dataclasses.Field[Any]) -> str:
 
 def meaning_of(field: dataclasses.Field[Any]) -> str:
     """Return what an option is for, with its default in brackets."""
-    later = f"(not in this version: {field.metadata['later']}) " if field.metadata["later"] else ""
-    return f"{later}{field.metadata['help']}{_default(field)}"
+    return f"{field.metadata['help']}{_default(field)}"
 
 
 class HelpWanted(Exception):
@@ -555,9 +563,7 @@ def gather(
     values: dict[str, Any] = {}
     for flag, field in fields.items():
         name, texts = _origin(field, given.get(flag), environ)
-        if texts and field.metadata["later"]:
-            faults.append(f"{name} cannot be used: this version does not have {field.metadata['later']} yet; remove it")
-        elif texts:
+        if texts:
             try:
                 values[field.name] = _value(field, texts)
             except ValueError as error:

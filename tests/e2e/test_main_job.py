@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 from tests.e2e.harness import Workplace, processes, until
@@ -240,6 +241,16 @@ def test_many_bad_messages_do_not_keep_the_runner_from_anything_else(place: Work
     place.settled()
     assert runner.log.count("refused") == 4000
     assert runner.log.index("starts") < runner.log.rindex("refused")
+
+
+def test_what_the_runner_spends_its_time_on_can_be_looked_at(place: Workplace) -> None:
+    place.publish(place.message("print('one')"))
+    profile = place.root / "profile"
+    runner = place.start("--limit-tasks", "1", "--cpu-profile", str(profile))
+    assert runner.ended() == 0
+    argv = [sys.executable, "-m", "pstats", str(profile)]
+    shown = subprocess.run(argv, input="stats\n", capture_output=True, text=True, check=True)
+    assert "supervisor.py" in shown.stdout and "(tick)" in shown.stdout
 
 
 def test_limits_end_the_runner(place: Workplace) -> None:

@@ -68,11 +68,9 @@ audit: .make/venv
 demo: studio-runner.pyz
 	examples/demo/demo.sh
 
-## Measure; needs the same servers as the tests.
+## Measure, and write docs/benchmarks.md; needs the same servers as the tests.
 bench: .make/servers .make/peers studio-runner.pyz
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.queues
-	$(BIN)/python -m benchmarks.storage .venv-peers
+	$(BIN)/python -m benchmarks.report .venv-peers
 
 ## Break everything for ten minutes, and see that nothing is lost; needs the same servers.
 chaos: .make/servers studio-runner.pyz

@@ -242,7 +242,7 @@ def cached(bench: Bench) -> Iterator[str]:
 def memory(bench: Bench) -> Iterator[str]:
     """Show the most memory that an upload and a download need."""
     yield "most memory of a process that packs and uploads, and of one that downloads and unpacks"
-    for size in (64, 1024):
+    for size in (64, 1024, 4096):
         directory = files(bench.root / "in", size // 16, 16 * MIB)
         up = peak(bench, OURS_UP, "memory.tar", str(directory))
         shutil.rmtree(bench.root / "out", ignore_errors=True)

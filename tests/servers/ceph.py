@@ -60,7 +60,7 @@ mon data avail crit = 0
 [osd.0]
 osd data = {root}/osd
 osd objectstore = memstore
-memstore device bytes = 4294967296
+memstore device bytes = 12884901888
 [client.rgw.test]
 rgw frontends = beast endpoint=127.0.0.1:{s3_port} ssl_endpoint=127.0.0.1:{tls_port} {certificate} tcp_nodelay=1
 rgw data = {root}/rgw

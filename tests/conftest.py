@@ -11,6 +11,9 @@ pytest_plugins = [f"tests.servers.{name}" for name in ("apptainer", "ceph", "gcs
 _SERVERS = {"apptainer", "broker", "s3", "sqs", "moto", "ministack", "gcs_emulator", "swift"}
 _PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
 
+# What starts so many processes that other Pythons than the main one are not tried with it.
+_ONCE = tuple(f"tests/test_{name}.py" for name in ("building", "cache", "disk", "layer", "prepare", "run", "slack"))
+
 # A slow machine is no mistake.
 settings.register_profile("project", deadline=None, database=None)
 settings.load_profile("project")
@@ -20,10 +23,12 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs servers or a network, so that the rest can be run without; put the tests in order."""
+    """Mark what needs servers or a network, and what needs no other Python; put the tests in order."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if _SERVERS.intersection(fixtures) or item.nodeid.startswith(_PLACES):
             item.add_marker("servers")
+        if item.nodeid.startswith(_ONCE):
+            item.add_marker("once")
     # What takes longest comes first, so that no process is left with all of it at the end.
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/test_store_faults.py")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Build studio-runner.pyz, and return how to start it."""
+    """Build studio-runner.pyz, unless RUNNER_TESTS_PROGRAM is one, and return how to start it."""
+    if ready := os.environ.get("RUNNER_TESTS_PROGRAM"):
+        return [sys.executable, str(ROOT / ready)]
     built = tmp_path_factory.mktemp("built") / "studio-runner.pyz"
     subprocess.run([sys.executable, ROOT / "build_zipapp.py", "--output", built], check=True, stdout=subprocess.DEVNULL)
     return [sys.executable, str(built)]

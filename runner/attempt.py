@@ -217,7 +217,9 @@ class Attempt:
         self._metadata.add(start_time=stamp())
         usage = self._usage = self._measured(console)
         try:
-            status = sandbox.status(programs.run(argv, env, self._place.workspace, started=partial(self._begin, usage)))
+            begin, largest = partial(self._begin, usage), self._order.options.max_file_size
+            status = programs.run(argv, env, self._place.workspace, started=begin, largest_file=largest)
+            status = sandbox.status(status)
         finally:
             usage.end()
         if status:
@@ -230,7 +232,7 @@ class Attempt:
 
     def _confines(self) -> Confines:
         given = self._order.options
-        return Confines(given.nice, given.max_file_size, given.max_processes, user_of(self._order))
+        return Confines(nice=given.nice, processes=given.max_processes, user=user_of(self._order))
 
     def _blame_gpus(self, error: RunnerError) -> RunnerError:
         """Ask the supervisor, who looks after the GPUs, whether it is one of theirs that the experiment failed by."""

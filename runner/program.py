@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from runner.console import STDERR, STDOUT, Console
@@ -34,15 +35,23 @@ class Programs:
         self._apart, self._confines = apart, confines
 
     def run(
-        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, started: Callable[[int], None] | None = None
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        *,
+        started: Callable[[int], None] | None = None,
+        largest_file: int = 0,
     ) -> int:
         """Run to the end, and return the exit status, negative for a signal.
 
-        ``started`` is called with the process id. Raises MachineError when it cannot be started, and what the watch
-        raises, after the program and all that it started have been stopped.
+        ``started`` is called with the process id. No file may get larger than ``largest_file`` bytes (0: any size).
+        Raises MachineError when it cannot be started, and what the watch raises, after the program and all that it
+        started have been stopped.
         """
+        confines = replace(self._confines, largest_file=largest_file)
         try:
-            child = process.start(argv, env=env, cwd=cwd, apart=self._apart, confines=self._confines)
+            child = process.start(argv, env=env, cwd=cwd, apart=self._apart, confines=confines)
         except OSError as error:
             if error.errno == errno.E2BIG:
                 raise ExperimentError(

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from runner.bootstrap import INSIDE
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -70,8 +72,8 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 def contents(built: Path) -> dict[str, bytes]:
     """What is unpacked at the first start, by its path."""
     with zipfile.ZipFile(built) as file:
-        names = [name for name in file.namelist() if name.startswith("site/")]
-        return {name.removeprefix("site/"): file.read(name) for name in names}
+        names = [name for name in file.namelist() if name.startswith(INSIDE)]
+        return {name.removeprefix(INSIDE): file.read(name) for name in names}
 
 
 def test_it_holds_the_runner_and_its_dependencies_and_nothing_else(built: Path) -> None:

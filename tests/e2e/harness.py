@@ -84,8 +84,13 @@ class Workplace:
         ours = {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
         return {**ours, "STUDIO_RUNNER_ROOT": str(self.working / "unpacked")}
 
-    def start(self, *options: str, env: dict[str, str] | None = None, local: bool = True) -> Runner:
+    def start(
+        self, *options: str, env: dict[str, str] | None = None, local: bool = True, watched: bool = False
+    ) -> Runner:
+        """Start a runner, with the local queues unless it has others, and with metrics only if it is ``watched``."""
         given = ["--working-dir", str(self.working), "--clear-text-messages", "--file-root", str(self.store)]
+        if not watched:
+            given += ["--prom-address="]
         if local:
             given += ["--queue-root", str(self.queues)]
         log = self.root / f"runner-{len(self.runners)}.log"

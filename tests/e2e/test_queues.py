@@ -274,7 +274,9 @@ def test_a_failure_is_reported_when_it_is_final_and_refused_messages_are_dead(pl
     line.publish(json.dumps(place.message("raise SystemExit(7)")).encode())
     runner.saw("not tried again")
     found = reports(place, line, "Failed")
-    states = Counter(report["progress"].get("state", "Prestart") for report in found if "progress" in report)
+    progress = [report["progress"] for report in found if "progress" in report]
+    assert len([each for each in progress if '"verdict"' in each.get("json", "")]) == 2
+    states = Counter(each.get("state", "Prestart") for each in progress if "json" not in each)
     assert states["Started"] == 2
     assert states["Failed"] == 1
     assert states["Stopping"] == 1  # of the first attempt

@@ -120,9 +120,9 @@ def test_an_address_that_is_taken_matters_only_to_who_has_named_it(place: Workpl
         runner = place.start("--prom-address", named)
         assert runner.ended() == 2
         assert f"--prom-address {named} cannot be listened on: Address already in use" in runner.log
-    holder = place.start("--limit-idle-duration", "60s")  # 9090, unless somebody else has it
+    holder = place.start("--limit-idle-duration", "60s", watched=True)  # 9090, unless somebody else has it
     holder.saw("Pythons for experiments")
-    second = place.start("--limit-idle-duration", "1s")
+    second = place.start("--limit-idle-duration", "1s", watched=True)
     second.saw("there are no metrics: --prom-address :9090 cannot be listened on")
     assert second.ended() == 0
     silent = place.start("--prom-address=", "--limit-idle-duration", "1s")

@@ -276,7 +276,7 @@ class Attempt:
     def _tell_all(self, finished: Finished, console: Console | None) -> None:
         """Put the verdict where people and programs look for it: metadata, log, and with its lines reports."""
         if self._usage:
-            self._metadata.add(resources=self._usage.described(self._disk.most))
+            self._metadata.add(resources=self._usage.described(self._disk.most, self._watch.gpu_memory))
         if console:
             with suppress(MachineError):  # a full disk, perhaps; the supervisor's log has it too
                 console.say(finished.sentence)

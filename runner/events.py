@@ -113,9 +113,13 @@ class Order:
 
 @dataclass(frozen=True)
 class GpuState:
-    """What is wrong with the attempt's GPUs, "" when nothing is: told when one breaks, and in answer to Failing."""
+    """What is wrong with the attempt's GPUs, "" when nothing is: told when one breaks, and in answer to Failing.
 
-    fault: str
+    None when nothing is said of that, but only how much of their ``memory`` the attempt's processes use, in bytes.
+    """
+
+    fault: str | None
+    memory: int = 0
 
     def to_line(self) -> bytes:
         """Write it down."""

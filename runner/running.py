@@ -50,8 +50,8 @@ class Running:
     """Whose message it is, what it holds, and since when (monotonic seconds).
 
     ``deliveries`` are all those of its one message, which a broker may have sent again; the first ones may be lost.
-    ``disk`` is what it is known to use, in bytes. ``doubted``: the attempt asks how its GPUs are. ``fault``: that is
-    how one of them broke, and it was told.
+    ``disk`` and ``gpu_memory`` are what it is known to use, in bytes. ``doubted``: the attempt asks how its GPUs are.
+    ``fault``: that is how one of them broke, and it was told.
     """
 
     received: Received
@@ -68,6 +68,7 @@ class Running:
     leased: bool = False
     told_to_stop: bool = False
     disk: int = 0
+    gpu_memory: int = 0
     doubted: bool = False
     fault: str = ""
     phase: str = "start"
@@ -142,6 +143,12 @@ class Running:
         self.told_to_stop = True
         self.stream.stopping()
         self.child.stop()
+
+    def uses_gpus(self, memory: int) -> None:
+        """It is seen to use so many bytes of its GPUs' memory; the attempt wants to know the most."""
+        if memory > self.gpu_memory:
+            self.gpu_memory = memory
+            self.child.tell_gpus(GpuState(None, memory))
 
     def gpu_broke(self, fault: str) -> None:
         """Have the attempt end, and not count."""

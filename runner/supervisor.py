@@ -29,6 +29,7 @@ from runner.reasons import Reasons
 from runner.replays import Replays
 from runner.reports import Reports
 from runner.running import Running
+from runner.sandbox.procfs import tree
 from runner.settings import Settings
 from runner.settle import Decision, Ledger, decide, settle
 from runner.slack import Slack
@@ -82,6 +83,7 @@ class Supervisor:
         self._spare = Spare(parts.loop, settings.env_allow, parts.clock)
         self._orders = Orders(settings)
         self._resting = False
+        self._surveys = 0
         self._stopping = Stopping(parts.signals, settings.grace_period, parts.clock)
         self._limits = Limits(
             tasks=settings.limit_tasks,
@@ -191,6 +193,10 @@ class Supervisor:
             if running.doubted:
                 running.doubted = False
                 self._parts.gpus.ask(partial(self._vouch, running))
+        if self._surveys != self._parts.gpus.surveys:
+            self._surveys = self._parts.gpus.surveys
+            for running in (each for each in self._running if each.allocation.gpus):
+                running.uses_gpus(self._parts.gpus.memory_of(tree(running.child.pid)))
 
     def _vouch(self, running: Running) -> None:
         if running in self._running:

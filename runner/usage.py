@@ -90,17 +90,22 @@ class Usage:
             return ExperimentError(f"{says}: raise resources_needed.ram", verdict="oom")
         return MachineError(says, verdict="oom")
 
-    def described(self, disk: int) -> dict[str, object]:
-        """Return what was asked for and what was used, as the metadata tells it; ``disk`` in bytes."""
+    def described(self, disk: int, gpu_memory: int) -> dict[str, object]:
+        """Return what was asked for and what was used, as the metadata tells it; ``disk`` and GPUs' memory in bytes."""
         asked = self._asked
+        gpus = asked.gpus or asked.gpu_count
         return {
-            "asked": {"cpus": asked.cpus, "gpus": asked.gpus, "ram": asked.ram, "hdd": asked.hdd},
+            "asked": {
+                **{"cpus": asked.cpus, "gpus": asked.gpus, "ram": asked.ram, "hdd": asked.hdd},
+                **({"gpuMem": asked.gpu_mem} if gpus else {}),
+            },
             "used": {
                 "seconds": round(self.seconds, 3),
                 "cpu_seconds": round(self.cpu, 3),
                 "ram": self.memory,
                 "hdd": disk,
                 "processes": self.processes,
+                **({"gpuMem": gpu_memory} if gpus else {}),
             },
             "suggestion": suggestion(asked, self.seconds, self.cpu, self.memory, disk),
         }

@@ -40,6 +40,8 @@ class Watch:
         self._end: RunnerError | None = None
         self._partial = b""
         self._gpus: GpuState | None = None
+        self.gpu_memory = 0
+        """The most bytes of the GPUs' memory that the attempt's processes were seen to use."""
         loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
         loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
 
@@ -53,6 +55,9 @@ class Watch:
             self._loop.remove_handler(fd)
 
     def _gpus_are(self, state: GpuState) -> None:
+        self.gpu_memory = max(self.gpu_memory, state.memory)
+        if state.fault is None:
+            return
         self._gpus = state
         if state.fault:
             self.end(Stopped(f"{state.fault}, and that is no failure of the experiment's", verdict="gpu"))

@@ -205,6 +205,7 @@ def test_our_own_experiments_are_not_others(machine: Callable[..., Machine]) -> 
         one.library.devices[0].used = 12 * GIB
         one.look()
         assert one.troubles == [""]
+        assert one.watch.memory_of([experiment.pid, os.getppid()]) == GIB
         one.library.devices[0].processes |= {os.getppid(): GIB}
         one.look()
         assert one.troubles == [f"is used by others, too (process {os.getppid()})"]

@@ -10,12 +10,15 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.events import Finished
+from runner.child import Child
+from runner.events import Finished, GpuState
+from runner.loop import Loop
 from runner.place import make_home
 from runner.request import Resources
 from runner.usage import suggestion
@@ -288,3 +291,25 @@ def test_experiments_may_run_as_another_user(tmp_path: Path) -> None:
             assert "too" in stored.getnames()
         environment = next((home / "environments").glob("*/venv"))
         assert {path.lstat().st_uid for path in environment.rglob("*")} == {0}, "it changes nothing for the next one"
+
+
+def test_what_was_used_of_the_gpus_is_told_too(home: Path, tmp_path: Path) -> None:
+    wanted = order(home, tmp_path, "import time; time.sleep(1)", resources_needed={"gpus": 1, "gpuMem": "8gb"})
+    with closing(Loop()) as loop:
+        child = Child(loop)
+        try:
+            child.begin(wanted)
+            end = time.monotonic() + 60
+            while not child.experiment and time.monotonic() < end:
+                loop.run_once(0.05)
+            for used in (2 * 2**30, 6 * 2**30, 2**30):
+                child.tell_gpus(GpuState(None, used))
+            while child.ended() is None and time.monotonic() < end:
+                loop.run_once(0.05)
+        finally:
+            child.kill()
+            child.close()
+            child.wait(10)
+    told = metadata(tmp_path)
+    assert told["verdict"]["verdict"] == "ok"
+    assert (told["resources"]["asked"]["gpuMem"], told["resources"]["used"]["gpuMem"]) == (8 * 10**9, 6 * 2**30)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,6 +79,9 @@ class GpuWatch:
         self._held: frozenset[str] = frozenset()
         self._warned = ""
         self._remarked: set[str] = set()
+        self._using: Counter[int] = Counter()
+        self.surveys = 0
+        """How often the cards have been looked at with success."""
 
     def begin(self, patience: float) -> None:
         """Look for the first time, and wait so many seconds at most for what is found. To be called once."""
@@ -118,12 +122,20 @@ class GpuWatch:
         """Say which of some cards broke, and how; "" when none did."""
         return next(filter(None, (self._faults.told(grant.uuid) for grant in grants)), "")
 
+    def memory_of(self, pids: Iterable[int]) -> int:
+        """Return how many bytes of the cards' memory some processes used when these were looked at last."""
+        return sum(self._using[pid] for pid in pids)
+
     # In the loop
 
     def _hear(self, seen: _Seen) -> None:
         self._since, self._due = None, self._clock() + _PACE
         if seen.survey:
             self._warned = ""
+            self.surveys += 1
+            self._using = Counter()
+            for sight in seen.survey.sights:
+                self._using.update(sight.processes)
             self._take_over(seen, seen.survey)
         elif isinstance(seen.error, NoDriver):
             self._library = None

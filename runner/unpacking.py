@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import io
 import lzma
 import os
 import stat
@@ -20,6 +19,8 @@ from runner.storage.base import CHUNK, Reader
 _BLOCK = 512
 _MOST_MEMBERS = 1_000_000
 _DEEPEST = 256
+# Directories that are remembered as such, to save looking: some megabytes of names at worst, tens in practice.
+_MOST_KNOWN = 2000
 # Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
 # 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
 _MOST_UNSPENT = 2 * 1024 * 1024
@@ -115,32 +116,65 @@ class _Member(tarfile.TarInfo):
 
 
 def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: _Metered) -> None:
+    tree = _Tree(str(directory), budget)
     for number, member in enumerate(tar):
         tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
         if number >= _MOST_MEMBERS:
             raise ExperimentError(f"the archive has more than {_MOST_MEMBERS} members")
-        if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _MOST_GLOBAL:
+        if tar.pax_headers and sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _MOST_GLOBAL:
             raise _refused(member, f"has more than {_MOST_GLOBAL} characters of global headers")
         budget.spend(_BLOCK)
-        path = directory.joinpath(*_parts(member.name, member))
-        if path == directory:
-            continue
-        _make_parents(path, directory, member, budget=budget)
-        _kind(member)(tar, member, path, directory, budget)
+        if parts := _parts(member.name, member):
+            _kind(member)(tar, member, parts, tree)
 
 
-_Unpacker = Callable[[tarfile.TarFile, tarfile.TarInfo, Path, Path, _Metered], None]
+class _Tree:
+    """The directory that is unpacked into, in which nothing is done through links that the archive has made.
+
+    What is known to be a directory stays one, for no member may replace it. There are many members: paths are strings.
+    """
+
+    def __init__(self, root: str, budget: _Metered) -> None:
+        self.root, self.budget = root, budget
+        self._known = {""}
+
+    def place(self, parts: list[str], member: tarfile.TarInfo) -> str:
+        """Return the path of a member, above which there are directories now."""
+        above = "/".join(parts[:-1])
+        if above not in self._known:
+            self._make(parts[:-1], member)
+        return f"{self.root}/{above}/{parts[-1]}" if above else f"{self.root}/{parts[-1]}"
+
+    def is_directory(self, parts: list[str]) -> None:
+        """Remember it; not without limit, for there may be millions."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known = {""}
+        self._known.add("/".join(parts))
+
+    def _make(self, parts: list[str], member: tarfile.TarInfo) -> None:
+        for depth in range(1, len(parts) + 1):
+            path = "/".join([self.root, *parts[:depth]])
+            mode = _mode(path)
+            if mode and not stat.S_ISDIR(mode):
+                raise _refused(member, "lies below something that is no directory")
+            if not mode:
+                self.budget.spend(_BLOCK)
+                os.mkdir(path)  # noqa: PTH102 -- there are many
+            self.is_directory(parts[:depth])
+
+
+_Unpacker = Callable[[tarfile.TarFile, tarfile.TarInfo, list[str], _Tree], None]
 
 
 def _kind(member: tarfile.TarInfo) -> _Unpacker:
+    if member.isreg():
+        return _unpack_file
     if member.isdir():
         return _unpack_directory
     if member.issym():
         return _unpack_symlink
     if member.islnk():
         return _unpack_hard_link
-    if member.isreg():
-        return _unpack_file
     raise _refused(member, "is a device or another special file")
 
 
@@ -155,109 +189,114 @@ def _parts(name: str, member: tarfile.TarInfo) -> list[str]:
         raise _refused(member, "lies outside of its directory")
     if len(parts) > _DEEPEST:
         raise _refused(member, f"lies more than {_DEEPEST} directories deep")
-    if len(os.fsencode(name)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+    if 4 * len(name) > _LONGEST_NAME and (  # no character has more bytes
+        len(os.fsencode(name)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts)
+    ):
         raise _refused(member, "has a name that is too long")
     return parts
 
 
-def _make_parents(path: Path, directory: Path, member: tarfile.TarInfo, *, budget: _Metered) -> None:
-    """Make the directories above a member; never go through a link that the archive has made."""
-    missing = []
-    for parent in path.parents:
-        if parent == directory:
-            break
-        mode = _mode(parent)
-        if mode and not stat.S_ISDIR(mode):
-            raise _refused(member, "lies below something that is no directory")
-        if not mode:
-            missing.append(parent)
-    for parent in reversed(missing):
-        budget.spend(_BLOCK)
-        parent.mkdir()
-
-
-def _mode(path: Path) -> int:
+def _mode(path: str) -> int:
     """Return the mode of what is there, 0 for nothing; links are not followed."""
     try:
-        return path.lstat().st_mode
+        return os.lstat(path).st_mode
     except FileNotFoundError:
         return 0
 
 
-def _clear(path: Path, member: tarfile.TarInfo) -> None:
+def _clear(path: str, member: tarfile.TarInfo) -> None:
     """Make way for a member that comes again, as a later one of the same name replaces the former."""
     mode = _mode(path)
     if stat.S_ISDIR(mode):
         raise _refused(member, "would replace a directory")
     if mode:
-        path.unlink()
+        os.unlink(path)  # noqa: PTH108
 
 
-def _unpack_directory(
-    _tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, _budget: _Metered
-) -> None:
+def _unpack_directory(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
     mode = _mode(path)
     if mode and not stat.S_ISDIR(mode):
         raise _refused(member, "would replace a file by a directory")
-    path.mkdir(exist_ok=True)
-    path.chmod(member.mode & 0o777 | 0o700)
+    if not mode:
+        os.mkdir(path)  # noqa: PTH102 -- there are many
+    tree.is_directory(parts)
+    os.chmod(path, member.mode & 0o777 | 0o700)  # noqa: PTH101
 
 
-def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, _root: Path, budget: _Metered) -> None:
-    _clear(path, member)
+def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
     if member.size > _LARGEST:
         raise _refused(member, "is larger than any disk")
-    # Not the buffer around it, which asks whether it can seek, and a stream does not answer.
-    content = cast("io.RawIOBase", cast("io.BufferedReader", tar.extractfile(member)).raw)
-    with path.open("xb") as file:
-        for start, length in _pieces(member):
-            content.seek(start)
-            file.seek(start)
-            _copy(content, file, length, budget)
-        file.truncate(member.size)
+    source = cast("IO[bytes]", tar.fileobj)
+    source.seek(member.offset_data)
+    with os.fdopen(_created(path, member), "wb", buffering=0) as file:
+        sparse: list[tuple[int, int]] | None = getattr(member, "sparse", None)
+        for start, length in _pieces(sparse or [(0, member.size)], member.size):
+            if start:
+                file.seek(start)
+            _copy(source, file, length, tree.budget)
+        if sparse:
+            file.truncate(member.size)
         os.fchmod(file.fileno(), member.mode & 0o777 | 0o600)
-    time = min(max(0.0, member.mtime), _LATEST)  # in this order, which makes 0 of NaN
-    os.utime(path, (time, time))
+        time = min(max(0.0, member.mtime), _LATEST)  # in this order, which makes 0 of NaN
+        os.utime(file.fileno(), (time, time))
 
 
-def _pieces(member: tarfile.TarInfo) -> list[tuple[int, int]]:
-    """Return offset and length of each piece of a file's data; tarfile would read some impossible maps for ever."""
-    listed: list[tuple[int, int]] = getattr(member, "sparse", None) or [(0, member.size)]
+def _created(path: str, member: tarfile.TarInfo) -> int:
+    """Create a file, in the place of what may be there, and return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        _clear(path, member)
+        return os.open(path, flags, 0o600)
+
+
+def _pieces(listed: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return offset and length of each piece of a file's data, and refuse what cannot be: tarfile does not."""
     found = [piece for piece in listed if piece[1]]
     at = 0
     for start, length in found:
-        if start < at or length < 0 or start + length > member.size:
+        if start < at or length < 0 or start + length > size:
             raise tarfile.ReadError("a file's size or its holes cannot be")
         at = start + length
     return found
 
 
-def _copy(content: io.RawIOBase, file: IO[bytes], length: int, budget: _Metered) -> None:
-    while length > 0 and (data := content.read(min(length, CHUNK))):
+def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: _Metered) -> None:
+    while length > 0:
+        data = source.read(min(length, CHUNK))
+        if not data:
+            raise tarfile.ReadError("it ends in the middle of a file")
         budget.spend(len(data))
-        file.write(data)
         length -= len(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
-def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, _budget: _Metered) -> None:
+def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
     """Make a link that stays inside.
 
     It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
     """
-    parts = [part for part in member.linkname.split("/") if part not in ("", ".")]
-    ups = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
-    depth = len(path.relative_to(root).parts) - 1
-    if member.linkname.startswith("/") or ".." in parts[ups:] or ups > depth or not member.linkname:
+    path = tree.place(parts, member)
+    steps = [step for step in member.linkname.split("/") if step not in ("", ".")]
+    ups = next((number for number, step in enumerate(steps) if step != ".."), len(steps))
+    depth = len(parts) - 1
+    if member.linkname.startswith("/") or ".." in steps[ups:] or ups > depth or not member.linkname:
         raise _refused(member, f"is a link out of its directory, to {member.linkname[:200]!r}")
     if "\0" in member.linkname or len(os.fsencode(member.linkname)) > _LONGEST_PATH:
         raise _refused(member, "is a link to a name that cannot be")
     _clear(path, member)
-    path.symlink_to(member.linkname)
+    os.symlink(member.linkname, path)  # noqa: PTH211
 
 
-def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, root: Path, budget: _Metered) -> None:
-    target = root.joinpath(*_parts(member.linkname, member))
-    _make_parents(target, root, member, budget=budget)
+def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
+    named = _parts(member.linkname, member)
+    target = tree.place(named, member) if named else tree.root
     if not stat.S_ISREG(_mode(target)) or target == path:
         raise _refused(member, f"is a hard link to {member.linkname[:200]!r}, which is no file of the archive")
     _clear(path, member)

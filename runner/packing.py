@@ -6,10 +6,11 @@ import hashlib
 import itertools
 import os
 import stat
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from runner import sparse
 from runner.archive import compression_of
@@ -17,6 +18,11 @@ from runner.errors import ExperimentError
 from runner.masking import NONE, Search, Secrets
 from runner.storage.base import CHUNK, Writer
 from runner.walking import Entry, members, open_file, unreadable
+
+# A member's name, numbers, checksum, type, link's target, and what says which format it is; the rest is nothing.
+_HEADER = struct.Struct("100s48s8ss100s8s247x")
+# Bytes of names and of links' targets, and the largest numbers, that are written in it as they are.
+_LONGEST, _MOST = 100, 0o77777777777
 
 SPARSE = "sparse"
 """Instead of a digest, of a file that was packed without its holes: nobody should have to read all of them."""
@@ -130,8 +136,27 @@ class _Packed:
         self._note(entry, digest)
 
 
-def _member(entry: Entry) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(entry.name)
+class Member(tarfile.TarInfo):
+    """A member as tarfile's, whose header is written in a fifth of the time if there is nothing special about it."""
+
+    def __copy__(self) -> Member:
+        """Return the same: tarfile copies, and changes nothing."""
+        return self
+
+    def tobuf(self, format: int | None = None, encoding: str | None = None, errors: str = "strict") -> bytes:  # noqa: A002
+        """Write the header: see GNU's format at https://www.gnu.org/software/tar/manual/html_node/Standard.html."""
+        name, target = (each.encode("utf-8", "surrogateescape") for each in (self.name, self.linkname))
+        name += b"/" if self.isdir() and not name.endswith(b"/") else b""
+        most = max(self.size, int(self.mtime))
+        if format != tarfile.GNU_FORMAT or max(len(name), len(target)) > _LONGEST or most > _MOST or self.mtime < 0:
+            return super().tobuf(cast("Any", format), encoding, errors)
+        numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (self.mode, 0, 0, self.size, int(self.mtime))
+        head = _HEADER.pack(name, numbers, b" " * 8, self.type, target, b"ustar  \0")
+        return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+
+
+def _member(entry: Entry) -> Member:
+    member = Member(entry.name)
     member.mode = stat.S_IMODE(entry.status.st_mode) & 0o777
     member.mtime = int(entry.status.st_mtime)
     if stat.S_ISDIR(entry.status.st_mode):

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner import unpacking
 from runner.archive import Budget, compression_of, is_archive_name
 from runner.errors import ExperimentError, MachineError, Unavailable
-from runner.packing import copy, pack
+from runner.packing import Member, copy, pack
 from runner.place import remove
 from runner.unpacking import unpack
 from runner.walking import Entry, members, only, open_file
@@ -422,6 +424,29 @@ def test_a_header_that_wants_gigabytes_is_refused(tmp_path: Path) -> None:
     member.type, member.size = tarfile.XHDTYPE, 5 * 2**30
     with pytest.raises(ExperimentError, match="damaged"):
         unpack(Drip(member.tobuf(tarfile.GNU_FORMAT) + bytes(10**6), most=10**6), tmp_path, Budget(None))
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=()), min_size=1, max_size=120)
+
+
+@given(
+    name=NAMES,
+    target=NAMES,
+    size=st.integers(0, 2**40),
+    mtime=st.integers(-5, 2**40),
+    mode=st.integers(0, 0o777),
+    kind=st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]),
+)
+def test_headers_are_those_of_tarfile(name: str, target: str, size: int, mtime: int, mode: int, kind: bytes) -> None:
+    written = []
+    for make in (Member, tarfile.TarInfo):
+        member = make(name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
+        member.size = size if kind == tarfile.REGTYPE else 0
+        member.mtime, member.mode, member.type = mtime, mode, kind
+        if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            member.linkname = target.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+        written.append(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+    assert written[0] == written[1]
 
 
 def packed(directory: Path, name: str = "x.tar", first: str = "") -> bytes:

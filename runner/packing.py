@@ -121,11 +121,11 @@ class _Packed:
             content = _Exactly(entry, file, search)
             self._tar.addfile(member, cast("IO[bytes]", content))
             return content.digest.hexdigest()
-        place = sparse.as_map(found, member.size)
-        member.pax_headers = sparse.headers(member.name, member.size)
-        member.size = len(place) + sum(length for _, length in found)
+        place, packed = sparse.as_map(found, member.size), _member(entry)
+        packed.pax_headers = sparse.headers(member.name, member.size)
+        packed.size = len(place) + sum(length for _, length in found)
         self._tar.format = tarfile.PAX_FORMAT  # only that has such headers
-        self._tar.addfile(member, cast("IO[bytes]", _Pieces(place, entry, file, found, search)))
+        self._tar.addfile(packed, cast("IO[bytes]", _Pieces(place, entry, file, found, search)))
         self._tar.format = tarfile.GNU_FORMAT
         return SPARSE
 

@@ -391,6 +391,18 @@ def test_holes_stay_holes(tmp_path: Path, by: str) -> None:
         assert file.read(5) == b"end\0\0"
 
 
+def test_a_sparse_file_of_two_names_is_packed_once(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.mkdir()
+    copy.mkdir()
+    (source / "a").touch()
+    os.truncate(source / "a", 2**30)
+    os.link(source / "a", source / "b")
+    unpack(Drip(packed(source)), copy, Budget(100_000))
+    assert (copy / "a").stat().st_size == 2**30
+    assert (copy / "a").samefile(copy / "b")
+
+
 def test_gnu_tar_reads_our_holes(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.mkdir()

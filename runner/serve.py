@@ -49,8 +49,9 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     """Run experiments until told to stop, or ``only`` one; return the exit status. Raises ConfigError."""
     own = partial(concealment.own_secrets, settings, os.environ)
     concealment.close_memory()
-    concealment.hide(own())
-    mask("the runner's own", own())
+    secrets = own()
+    concealment.hide(secrets)
+    mask("the runner's own", secrets)
     envelopes = _envelopes(settings, clock)
     make_home(settings.home, shared=bool(settings.run_as))
     sweep(settings.home, keep=settings.debug)

@@ -38,7 +38,6 @@ from runner.sandbox.references import LABEL as IMAGE
 from runner.sandbox.singularity import Singularity
 from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
-from runner.storage.base import StoreOptions
 from runner.storage.metered import Meter
 from runner.storage.stores import Stores
 from runner.teller import Teller
@@ -69,7 +68,7 @@ class Attempt:
         self._phase = ""
         self._usage: Usage | None = None
         # Before the experiment runs, stores are used from here, afterwards from the worker: one connection each.
-        options = store_options(order)
+        options = order.options.of_stores
         self._meter = Meter()
         self._stores = Stores(options, sleep=watch.pause, meter=self._meter)
         self._back = Stores(options, sleep=time.sleep, meter=self._meter)
@@ -335,19 +334,3 @@ def _late(wanted: request.Request, began: float) -> ExperimentError:
 def sandbox_for(job: Job, stores: Stores) -> VirtualEnvironment | Singularity:
     """Return the kind of sandbox that a message asks for."""
     return Singularity(job, stores) if IMAGE in job.request.artifacts else VirtualEnvironment(job)
-
-
-def store_options(order: Order) -> StoreOptions:
-    """Return what an attempt's stores are told of the operator's options."""
-    given = order.options
-    return StoreOptions(
-        s3_ca=given.s3_ca,
-        s3_cert=given.s3_cert,
-        s3_key=given.s3_key,
-        google_credentials=given.google_credentials,
-        google_metadata=given.google_metadata,
-        google_endpoint=given.google_endpoint,
-        file_roots=given.file_roots,
-        link_local=given.link_local,
-        patience=Patience(given.store_patience),
-    )

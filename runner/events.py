@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 from runner.errors import RunnerError
 from runner.masking import Secrets
 from runner.redaction import secrets_of
+from runner.retry import Patience
+from runner.storage.base import StoreOptions
 
 DONE = 0
 """Exit status: the experiment completed, its results are stored."""
@@ -58,6 +60,21 @@ class Options:
     run_as: str = ""
     singularity: str = "auto"
     echo: bool = False
+
+    @property
+    def of_stores(self) -> StoreOptions:
+        """What stores are told of them."""
+        return StoreOptions(
+            s3_ca=self.s3_ca,
+            s3_cert=self.s3_cert,
+            s3_key=self.s3_key,
+            google_credentials=self.google_credentials,
+            google_metadata=self.google_metadata,
+            google_endpoint=self.google_endpoint,
+            file_roots=self.file_roots,
+            link_local=self.link_local,
+            patience=Patience(self.store_patience),
+        )
 
 
 @dataclass(frozen=True)

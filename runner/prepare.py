@@ -6,16 +6,16 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from runner import intake, log, message_file
 from runner.archive import Budget
 from runner.artifacts import Artifacts
-from runner.attempt import sandbox_for, store_options
+from runner.attempt import sandbox_for
 from runner.errors import ConfigError, MachineError
-from runner.events import Options, Order
+from runner.events import Order
 from runner.message_file import ByHand
+from runner.orders import options_of
 from runner.place import Place, make_home, placed
 from runner.request import Request
 from runner.sandbox.base import Job
@@ -36,12 +36,12 @@ def main(arguments: Sequence[str]) -> int:
     if len(rest) != 1:
         raise ConfigError("name one file with a message: studio-runner prepare MESSAGE.json")
     wanted = message_file.read(rest[0], settings)
-    make_home(settings.home)
+    make_home(settings.home, shared=bool(settings.run_as))
     order = _order(wanted, settings)
     began = time.monotonic()
     with placed(settings.home, wanted.key, keep=False) as place:
         _fetch_workspace(wanted, order, place)
-        stores = Stores(store_options(order), sleep=time.sleep)
+        stores = Stores(order.options.of_stores, sleep=time.sleep)
         sandbox = sandbox_for(Job(wanted, order, place, _run, _say, time.sleep), stores)
         sandbox.prepare()
     how = f"built in {format_duration(round(time.monotonic() - began, 1))}" if sandbox.built else "there already"
@@ -56,7 +56,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _order(wanted: Request, settings: Settings) -> Order:
-    given = {field.name: getattr(settings, field.name) for field in fields(Options) if hasattr(settings, field.name)}
     interpreter = intake.interpreter(wanted, settings)
     return Order(
         document=wanted.document,
@@ -67,14 +66,7 @@ def _order(wanted: Request, settings: Settings) -> Order:
         python=str(interpreter.path) if interpreter else "",
         version=str(interpreter or ""),
         reported=False,
-        options=Options(
-            **{
-                **given,
-                "home": str(settings.home),
-                "file_roots": settings.file_root,
-                "link_local": settings.allow_link_local,
-            }
-        ),
+        options=options_of(settings, cache_size=settings.cache_size),
         gpus=("any",) if wanted.resources.gpus or wanted.resources.gpu_count else (),
     )
 
@@ -82,7 +74,7 @@ def _order(wanted: Request, settings: Settings) -> Order:
 def _fetch_workspace(wanted: Request, order: Order, place: Place) -> None:
     if workspace := wanted.artifacts.get("workspace"):
         artifacts = Artifacts([workspace], place, Budget(wanted.resources.hdd or None))
-        artifacts.fetch(workspace, Stores(store_options(order), sleep=time.sleep), lambda: None)
+        artifacts.fetch(workspace, Stores(order.options.of_stores, sleep=time.sleep), lambda: None)
 
 
 def _run(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:

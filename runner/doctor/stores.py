@@ -11,6 +11,7 @@ from functools import partial
 
 from runner.doctor.base import Check, Finding, Subject, fail, ok, skip, warn
 from runner.errors import ConfigError
+from runner.orders import options_of
 from runner.request import Artifact
 from runner.retry import Patience
 from runner.settings import Settings
@@ -108,16 +109,7 @@ def _file_roots(subject: Subject) -> Iterator[Finding]:
 
 def _options(given: Settings) -> StoreOptions:
     """One try only: somebody is waiting."""
-    return StoreOptions(
-        s3_ca=given.s3_ca,
-        s3_cert=given.s3_cert,
-        s3_key=given.s3_key,
-        google_credentials=given.google_credentials,
-        google_metadata=given.google_metadata,
-        google_endpoint=given.google_endpoint,
-        file_roots=given.file_root,
-        patience=Patience(0),
-    )
+    return replace(options_of(given, cache_size=0).of_stores, patience=Patience(0))
 
 
 def _aws(environ: Mapping[str, str]) -> AwsCredentials:

@@ -213,10 +213,10 @@ NONE = Secrets()
 """No secrets."""
 
 
-def _masked(data: bytes, spans: list[Span]) -> bytes:
-    if not spans:
+def _masked(data: bytes, spans: list[Span], known: int = 0) -> bytes:
+    if not spans and not known:
         return data
-    pieces, end = [], 0
+    pieces, end = [], known
     for start, after in spans:
         pieces += [data[end:start], MASK]
         end = after
@@ -249,14 +249,16 @@ class Stream:
         return self._shown(held, len(held))
 
     def _shown(self, data: bytes, end: int) -> bytes:
-        # A secret that was found may reach into what waits, where another one may have begun.
-        spans = self._secrets.spans(data)
-        if self._known:
-            rest = ((max(start, self._known), after) for start, after in spans if after > self._known)
-            spans = [(0, self._known), *rest]
-        self._known = max((after - end for start, after in spans if start < end < after), default=0)
+        # A secret that was found may reach into what waits, where another one may begin. Its mask has been shown then.
+        known, spans = self._known, []
+        for start, after in self._secrets.spans(data):
+            if start <= known > 0:
+                known = max(known, after)
+            elif start < end:
+                spans.append((start, after))
+        self._known = max(0, max((known, *(after for _, after in spans))) - end)
         self._held = data[end:]
-        return _masked(data[:end], [(start, min(after, end)) for start, after in spans if start < end])
+        return _masked(data[:end], spans, known)
 
 
 class Search:

@@ -85,6 +85,18 @@ def test_a_secret_is_found_however_it_is_split_over_reads(secrets: Secrets) -> N
         assert re.sub(rb"(\*\*\*)+", MASK, shown) == re.sub(rb"(\*\*\*)+", MASK, secrets.mask(text))
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 13])
+def test_a_secret_that_waits_for_another_that_seems_to_begin_in_it_stays_masked(size: int) -> None:
+    chance = random.Random(size)
+    for _ in range(300):
+        texts = ["".join(chance.choices("abc", k=chance.randint(6, 30))) for _ in range(4)]
+        secrets = Secrets.from_fingerprints(Secrets.of(texts).fingerprints())
+        text = " ".join([*chance.choices(texts, k=4), texts[0][2:]]).encode() + b"\n"
+        stream = Stream(secrets)
+        shown = b"".join(stream.feed(text[start : start + size]) for start in range(0, len(text), size))
+        assert re.sub(rb"(\*\*\*)+", MASK, shown) == re.sub(rb"(\*\*\*)+", MASK, secrets.mask(text))
+
+
 def test_nothing_waits_but_the_beginning_of_a_secret() -> None:
     stream = Stream(KNOWN)
     assert stream.feed(b"Continue? [y/n] ") == b"Continue? [y/n] "

@@ -33,10 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS_DOWN = """
 import sys
 from pathlib import Path
-from runner.archive import Budget
+from runner.artifacts.budget import Budget
 from runner.storage.base import AwsCredentials, Location, StoreOptions
 from runner.storage.s3 import S3Store
-from runner.unpacking import unpack
+from runner.artifacts.unpacking import unpack
 host, access, secret, bucket, key, out = sys.argv[1:]
 store = S3Store(Location("s3", host, bucket, "", region="us-west-1"), AwsCredentials(access, secret), StoreOptions())
 with store.open(key) as stored:
@@ -46,7 +46,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 OURS_UP = """
 import sys
 from pathlib import Path
-from runner.packing import pack
+from runner.artifacts.packing import pack
 from runner.storage.base import AwsCredentials, Location, StoreOptions
 from runner.storage.s3 import S3Store
 host, access, secret, bucket, key, directory = sys.argv[1:]
@@ -59,12 +59,12 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 OURS_FETCH = """
 import sys, time
 from pathlib import Path
-from runner.archive import Budget
-from runner.artifacts import Artifacts
-from runner.cache import Cache
-from runner.cache_entries import Entries
+from runner.artifacts.budget import Budget
+from runner.artifacts.artifacts import Artifacts
+from runner.artifacts.cache import Cache
+from runner.artifacts.cache_entries import Entries
 from runner.place import placed
-from runner.request_artifacts import Artifact
+from runner.message.request_artifacts import Artifact
 from runner.storage.base import AwsCredentials, Location, StoreOptions
 from runner.storage.stores import Stores
 import runner.storage.s3

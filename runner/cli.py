@@ -84,68 +84,68 @@ def _version(_words: list[str]) -> int:
 
 def _attempt(words: list[str]) -> int:
     """Be the process of one attempt; only the supervisor starts it (see events.py)."""
-    from runner.attempt_process import serve  # noqa: PLC0415 -- each command pays only for what it uses
+    from runner.attempt.process import serve  # noqa: PLC0415 -- each command pays only for what it uses
 
     log.start(log.Style.of(os.environ))
     return serve(sys.stdin.fileno(), int(words[0]))
 
 
 def _submit(words: list[str]) -> int:
-    from runner.submit import main as submit  # noqa: PLC0415
+    from runner.commands.submit import main as submit  # noqa: PLC0415
 
     return submit(words)
 
 
 def _top(words: list[str]) -> int:
-    from runner.top import main as top  # noqa: PLC0415
+    from runner.commands.top import main as top  # noqa: PLC0415
 
     return top(words)
 
 
 def _explain(words: list[str]) -> int:
-    from runner.explain import main as explain  # noqa: PLC0415
+    from runner.commands.explain import main as explain  # noqa: PLC0415
 
     return explain(words)
 
 
 def _prepare(words: list[str]) -> int:
-    from runner.prepare import main as prepare  # noqa: PLC0415
+    from runner.commands.prepare import main as prepare  # noqa: PLC0415
 
     return prepare(words)
 
 
 def _keys(words: list[str]) -> int:
-    from runner.keygen import main as keys  # noqa: PLC0415
+    from runner.commands.keygen import main as keys  # noqa: PLC0415
 
     return keys(words)
 
 
 def _doctor(words: list[str]) -> int:
-    from runner.doctor import main as doctor  # noqa: PLC0415
+    from runner.commands.doctor import main as doctor  # noqa: PLC0415
 
     return doctor(words)
 
 
 def _run(words: list[str]) -> int:
-    from runner.run import main as run  # noqa: PLC0415
+    from runner.commands.run import main as run  # noqa: PLC0415
 
     return run(words)
 
 
 def _validate(words: list[str]) -> int:
-    from runner.validate import main as validate  # noqa: PLC0415
+    from runner.commands.validate import main as validate  # noqa: PLC0415
 
     return validate(words)
 
 
 def _listen(words: list[str]) -> int:
-    from runner.listen import main as listen  # noqa: PLC0415
+    from runner.commands.listen import main as listen  # noqa: PLC0415
 
     return listen(words)
 
 
 def _serve(words: list[str]) -> int:
-    from runner import serve  # noqa: PLC0415
+    from runner.commands import serve  # noqa: PLC0415
 
     settings, _ = read(Settings, words, os.environ, usage=_USAGE)
     log.start(log_style(settings, os.environ))

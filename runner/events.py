@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from runner.errors import RunnerError
-from runner.masking import Secrets
-from runner.redaction import secrets_of
 from runner.retry import Patience
+from runner.secrets.masking import Secrets
+from runner.secrets.redaction import secrets_of
 from runner.storage.base import StoreOptions
 
 DONE = 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
-from runner.masking import Secrets
+from runner.secrets.masking import Secrets
 
 Adapter: TypeAlias = "logging.LoggerAdapter[logging.Logger]"
 

@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runner.child import Child
 from runner.events import Finished, Options, Order
 from runner.loop import Loop
+from runner.supervisor.child import Child
 from tests.e2e.harness import archive
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from runner.admission import Queues
 from runner.machine.allocate import Allocation, Allocator, Need, Resources
 from runner.machine.gpus import Card, Wish
 from runner.queues.base import Delivery
-from runner.reasons import Reasons, runners
+from runner.supervisor.admission import Queues
+from runner.supervisor.reasons import Reasons, runners
 
 ONE = Need(1, 0, 0)
 

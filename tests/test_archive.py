@@ -18,13 +18,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import unpacking
-from runner.archive import Budget, compression_of, is_archive_name
+from runner.artifacts import unpacking
+from runner.artifacts.budget import Budget
+from runner.artifacts.packing import Member, copy, pack
+from runner.artifacts.unpacking import unpack
+from runner.artifacts.walking import Entry, members, only, open_file
 from runner.errors import ExperimentError, MachineError, Unavailable
-from runner.packing import Member, copy, pack
+from runner.message.archive_names import compression_of, is_archive_name
 from runner.place import remove
-from runner.unpacking import unpack
-from runner.walking import Entry, members, only, open_file
 from tests.servers.disk import small_disk
 
 OBJECTS = Path(__file__).parent / "vectors" / "objects" / "cl-data"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from runner import manifest
-from runner.archive import Budget
-from runner.artifacts import Artifacts
+from runner.artifacts import manifest
+from runner.artifacts.artifacts import Artifacts
+from runner.artifacts.budget import Budget
 from runner.errors import ExperimentError
+from runner.message.request import Artifact
 from runner.place import Place, placed
-from runner.request import Artifact
 from runner.storage.base import Location, StoreOptions
 from runner.storage.stores import Stores
 from tests.e2e.harness import archive

@@ -140,7 +140,7 @@ def test_it_starts_on_a_machine_that_has_only_python(built: Path, tmp_path: Path
 SEALING = """
 import sys
 from pathlib import Path
-from runner.sealing import Sealer, open_sealed, read_private_key, read_public_key
+from runner.crypto.sealing import Sealer, open_sealed, read_private_key, read_public_key
 keys = Path(sys.argv[1])
 public = read_public_key((keys / "studioml_request.pub.pem").read_text())
 for name in ("studioml_request.pem", "studioml_request"):
@@ -160,8 +160,8 @@ for service in ("sqs", "sts", "sso", "sso-oidc", "signin"):
 
 
 METRICS = """
-from runner.exposition import render
-from runner.status import Snapshot, Status
+from runner.monitoring.exposition import render
+from runner.monitoring.status import Snapshot, Status
 text = render(Snapshot(Status(version="1", host="h", process=1, time=2.0, started=1.0, idle=""), ())).decode()
 assert "runner_ready 1.0" in text and "process_resident_memory_bytes" in text, text
 from pathlib import Path

@@ -18,17 +18,17 @@ from typing import BinaryIO
 
 import pytest
 
-from runner.archive import Budget
-from runner.artifacts import Artifacts
-from runner.cache import Cache
-from runner.cache_entries import About, CacheFailure, Entries
+from runner.artifacts.artifacts import Artifacts
+from runner.artifacts.budget import Budget
+from runner.artifacts.cache import Cache
+from runner.artifacts.cache_entries import About, CacheFailure, Entries
+from runner.artifacts.trees import tells_writes
 from runner.errors import ExperimentError
+from runner.message.request import Artifact
 from runner.place import placed
-from runner.request import Artifact
 from runner.retry import Patience
 from runner.storage.base import BearerToken, Credentials, Location, StoreOptions, locate
 from runner.storage.stores import Stores
-from runner.trees import tells_writes
 from tests.e2e.harness import archive, until
 from tests.servers.disk import small_disk
 from tests.servers.http import HttpServer, Served, serving

@@ -9,11 +9,11 @@ from contextlib import closing
 
 import pytest
 
-from runner.checkpoints import Checkpoints
+from runner.attempt.checkpoints import Checkpoints
+from runner.attempt.worker import Worker
 from runner.loop import Loop
-from runner.request import Artifact
+from runner.message.request import Artifact
 from runner.storage.base import Location
-from runner.worker import Worker
 from tests.servers.starting import wait
 
 

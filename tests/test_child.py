@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from runner import events
-from runner.child import Child
 from runner.errors import MachineError
 from runner.events import Event, Finished, Phase, Placed, Started
 from runner.loop import Loop
+from runner.supervisor.child import Child
 from tests.attempts import order
 
 ROOT = Path(__file__).resolve().parent.parent

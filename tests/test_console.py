@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.console import LONGEST_LINE, STDERR, Console
+from runner.attempt.console import LONGEST_LINE, STDERR, Console
 
 
 def written(path: Path, *pieces: bytes) -> list[str]:

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from runner import intake
 from runner.errors import MachineError, RequestError
-from runner.request import Request, from_document
-from runner.sandbox import procfs, references, registry
+from runner.machine import procfs
+from runner.message.request import Request, from_document
+from runner.sandbox import references, registry
 from runner.sandbox.containers import Container
 from runner.settings import Settings
 from runner.storage.base import BasicCredentials
+from runner.supervisor import intake
 from tests.servers.http import Served, serving
 from tests.test_sandbox import job
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runner import events
-from runner.disk_use import disk_use
+from runner.attempt.disk_use import disk_use
 from runner.errors import MachineError
 from runner.events import Finished
 from runner.machine.disk import Claim, Disk

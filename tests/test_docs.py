@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from runner import request
+from runner.attempt.metadata import Document
 from runner.cli import main
-from runner.metadata import Document
+from runner.message import request
 from runner.settings import flag_of, gather
 from tools import write_options
 

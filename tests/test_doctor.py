@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runner.commands.doctor.base import DoctorSettings, Finding, Level, Subject, examine, ok
 
-from runner.doctor import keys, kubernetes, main
-from runner.doctor.base import DoctorSettings, Finding, Level, Subject, examine, ok
+from runner.commands.doctor import keys, kubernetes, main
 from runner.errors import Unavailable
-from runner.kubernetes import Pod
+from runner.supervisor.kubernetes import Pod
 from tests.e2e.harness import archive, put
 from tests.servers.ceph import S3Server
 from tests.servers.hook import SECRET
@@ -267,7 +267,7 @@ def _ssh_keygen(key: Path, root: Path) -> str:
 
 def test_kubernetes_rights_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with started(tmp_path) as api:
-        monkeypatch.setattr("runner.kubernetes.ACCOUNT", tmp_path)
+        monkeypatch.setattr("runner.supervisor.kubernetes.ACCOUNT", tmp_path)
         monkeypatch.setattr(Pod.of.__func__, "__defaults__", ("", tmp_path))
         subject = Subject(DoctorSettings(), (), api.environ)
         (told,) = kubernetes.rights(subject)

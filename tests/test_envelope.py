@@ -17,14 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner import envelope, intake, request
-from runner.envelope import Envelopes
+from runner.crypto.keys import KeyDirectory
+from runner.crypto.private_keys import PrivateKeys
+from runner.crypto.sealing import Sealer, open_sealed, read_private_key, read_public_key
+from runner.crypto.signing import Signer, new_private_key, read_signer
 from runner.errors import MachineError, RequestError
-from runner.keys import KeyDirectory
-from runner.private_keys import PrivateKeys
-from runner.sealing import Sealer, open_sealed, read_private_key, read_public_key
+from runner.message import envelope, request
+from runner.message.envelope import Envelopes
 from runner.settings import Settings
-from runner.signing import Signer, new_private_key, read_signer
+from runner.supervisor import intake
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 KEYS = VECTORS / "keys"

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from runner.settings import Settings, variables_of
-from runner.stopping import STOP_PATIENCE
+from runner.supervisor.stopping import STOP_PATIENCE
 from runner.units import parse_duration
 from tests.e2e.harness import until
 from tests.servers.rabbitmq import Broker

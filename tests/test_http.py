@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import pytest
 
-from runner.archive import Budget
-from runner.artifacts import Artifacts
+from runner.artifacts.artifacts import Artifacts
+from runner.artifacts.budget import Budget
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
+from runner.message.request import Artifact
 from runner.place import Place, placed
-from runner.request import Artifact
 from runner.retry import Patience
 from runner.storage import connect, connections, transport
 from runner.storage.base import (

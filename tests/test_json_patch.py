@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.json_patch import PatchError, apply, equal, merge
+from runner.attempt.json_patch import PatchError, apply, equal, merge
 
 # RFC 7386, appendix A, word for word: original, patch, result.
 MERGES = [

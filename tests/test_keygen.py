@@ -12,13 +12,14 @@ from shutil import which
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from runner import envelope, sealing, signing
-from runner.envelope import Envelopes
+from runner.commands.keygen import main
+from runner.crypto import sealing, signing
+from runner.crypto.key_files import content
+from runner.crypto.keys import KeyDirectory
+from runner.crypto.private_keys import PrivateKeys
 from runner.errors import ConfigError
-from runner.key_files import content
-from runner.keygen import main
-from runner.keys import KeyDirectory
-from runner.private_keys import PrivateKeys
+from runner.message import envelope
+from runner.message.envelope import Envelopes
 
 REQUEST = {
     "experiment": {"status": "waiting", "pythonver": "3", "time_added": 1.0, "resources_needed": {}},

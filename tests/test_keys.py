@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.keys import KeyDirectory
+from runner.crypto.keys import KeyDirectory
 
 
 class Clock:

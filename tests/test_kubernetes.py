@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.kubernetes import Pod, PodState
 from runner.loop import Loop
+from runner.supervisor.kubernetes import Pod, PodState
 from tests.servers.kubernetes import ApiServer, started
 
 COMMON, OWN = "studioml-go-runner", "pod-1"

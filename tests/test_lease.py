@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from runner import request
-from runner.lease import Elsewhere, Lease, Leasehold, Repeated, parse
+from runner.attempt.lease import Elsewhere, Lease, Leasehold, Repeated, parse
+from runner.attempt.watch import Watch
 from runner.lifecycle import Signals
 from runner.loop import Loop
+from runner.machine import procfs
+from runner.message import request
 from runner.retry import Patience
-from runner.sandbox import procfs
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
-from runner.watch import Watch
 
 HERE = f"{procfs.here()}/{procfs.birth(os.getpid())}"
 

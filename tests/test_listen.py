@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from runner.listen import line_of
+from runner.commands.listen import line_of
+from runner.crypto.sealing import Sealer, read_public_key
 from runner.queues import amqp
-from runner.report import Reporter, Severity, State
-from runner.sealing import Sealer, read_public_key
+from runner.reporting.report import Reporter, Severity, State
 from tests.servers.rabbitmq import Broker
 
 ROOT = Path(__file__).resolve().parent.parent

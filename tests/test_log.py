@@ -15,7 +15,7 @@ import pytest
 
 from runner import log
 from runner.log import Style
-from runner.masking import Secrets
+from runner.secrets.masking import Secrets
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from runner import log
-from runner.console import STDERR, Console
-from runner.masking import MASK, Search, Secrets, Stream
+from runner.attempt.console import STDERR, Console
+from runner.secrets.masking import MASK, Search, Secrets, Stream
 
 KEY = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 ODD = 'p"ä\\s&w/0rd'

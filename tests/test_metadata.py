@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.metadata import Document, accession
+from runner.attempt.metadata import Document, accession
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 STAMP = "2026-01-02T03:04:05+00:00"

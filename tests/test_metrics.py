@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from runner import metrics
 from runner.events import Cached, Finished, Moved
-from runner.exposition import render
-from runner.journal import Journal
-from runner.metrics import ALL, Metrics
-from runner.status import Bar, Experiment, Queue, Snapshot, Source, Status
+from runner.monitoring import metrics
+from runner.monitoring.exposition import render
+from runner.monitoring.journal import Journal
+from runner.monitoring.metrics import ALL, Metrics
+from runner.monitoring.status import Bar, Experiment, Queue, Snapshot, Source, Status
 
 ROOT = Path(__file__).resolve().parent.parent
 

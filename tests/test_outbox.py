@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.outbox import Outbox
+from runner.reporting.outbox import Outbox
 
 
 class Broker:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from runner import envelope
-from runner.sealing import read_public_key
-from runner.signing import read_signer
+from runner.crypto.sealing import read_public_key
+from runner.crypto.signing import read_signer
+from runner.message import envelope
 from tests.e2e.harness import archive, put
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
+from runner.crypto.private_keys import PrivateKeys
+from runner.crypto.sealing import Sealer
 from runner.errors import ConfigError, MachineError, RequestError
-from runner.private_keys import PrivateKeys
-from runner.sealing import Sealer
 
 OLD, NEW, OTHER = (rsa.generate_private_key(65537, 2048) for _ in range(3))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from runner.console import Console
+from runner.artifacts.progress import Progress
+from runner.attempt.console import Console
+from runner.attempt.remarks import Remarks
 from runner.events import Advanced
 from runner.loop import Loop
-from runner.progress import Progress
-from runner.remarks import Remarks
 from runner.storage.files import FileStore
 
 MIB = 1024 * 1024
@@ -114,9 +114,9 @@ def test_the_experiments_log_has_progress_and_the_events_that_its_message_wants(
     with Console(tmp_path / "output", lambda *_: None) as console, remarks.into(console):
         remarks.advanced("half of it is there")
         remarks.detail("a detail")
-        logging.getLogger("runner.cache").info("an event")
+        logging.getLogger("runner.artifacts.cache").info("an event")
         loop.run_once(0)
-    logging.getLogger("runner.cache").error("too late")
+    logging.getLogger("runner.artifacts.cache").error("too late")
     assert events == [Advanced("half of it is there")]
     lines = ["half of it is there", *wanted]
     assert (tmp_path / "output").read_text().splitlines() == [f"studio-runner: {line}" for line in lines]

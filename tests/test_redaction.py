@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from runner.redaction import public, redacted
+from runner.secrets.redaction import public, redacted
 
 
 @pytest.mark.parametrize(

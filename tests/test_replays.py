@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner import replays
-from runner.replays import Replays
+from runner.supervisor import replays
+from runner.supervisor.replays import Replays
 
 
 def test_what_was_completed_is_known_for_its_lifetime_to_every_runner_here(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from runner.report import LONGEST, Reporter, Severity, State
+from runner.reporting.report import LONGEST, Reporter, Severity, State
 
 PACKAGE = "dev.studio_go_runner.reports"
 FIELD = descriptor_pb2.FieldDescriptorProto

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from runner import request
 from runner.errors import RequestError
-from runner.request import Request, Resources
+from runner.message import request
+from runner.message.request import Request, Resources
 from runner.storage.base import AwsCredentials, BasicCredentials, BearerToken, Location
 
 VECTORS = Path(__file__).parent / "vectors"

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from runner.child import Child
+from runner.attempt.usage import suggestion
 from runner.events import Finished, GpuState
 from runner.loop import Loop
+from runner.message.request import Resources
 from runner.place import make_home
-from runner.request import Resources
-from runner.usage import suggestion
+from runner.supervisor.child import Child
 from tests.attempts import carried_out, metadata, order
 
 MIB = 2**20

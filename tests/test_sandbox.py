@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from runner import request
 from runner.events import Options, Order
+from runner.message import request
 from runner.place import Place
-from runner.sandbox import environment, process, procfs
+from runner.machine import procfs
+from runner.sandbox import environment, process
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable
 from runner.sandbox.venv import installed
@@ -167,7 +168,8 @@ time.sleep(600)
 
 GUARD = f"""
 import os, pathlib, sys
-from runner.sandbox import process, procfs
+from runner.machine import procfs
+from runner.sandbox import process
 process.adopt_orphans()
 env = {{**os.environ, "MARK": sys.argv[1]}}
 child = process.start([sys.executable, "-c", {TREE!r}], env=env, cwd=pathlib.Path("/"))

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from runner.crypto.sealing import Sealer, open_sealed, read_private_key, read_public_key
 from runner.errors import ConfigError, RequestError
-from runner.sealing import Sealer, open_sealed, read_private_key, read_public_key
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 KEYS = VECTORS / "keys"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.events import Finished
-from runner.settle import Decision, Ledger, decide
+from runner.queues.settle import Decision, Ledger, decide
 
 
 @pytest.mark.parametrize(

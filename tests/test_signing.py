@@ -11,8 +11,8 @@ from shutil import which
 import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
+from runner.crypto.signing import fingerprint_of, new_private_key, read_signer, read_verifier
 from runner.errors import ConfigError, RequestError
-from runner.signing import fingerprint_of, new_private_key, read_signer, read_verifier
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 KEYS = VECTORS / "keys"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from runner import slack
 from runner.events import Finished
-from runner.request import from_document
-from runner.settle import Decision
-from runner.slack import Slack, destination_of
+from runner.message.request import from_document
+from runner.queues.settle import Decision
+from runner.reporting import slack
+from runner.reporting.slack import Slack, destination_of
 from tests.e2e.harness import until
 from tests.servers.hook import SECRET, Hook, serving
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.strict_json import MAX_DEPTH, NotJson, loads, nests_deeper
+from runner.message.strict_json import MAX_DEPTH, NotJson, loads, nests_deeper
 
 
 def test_json_is_read() -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from runner import envelope, request
+from runner.attempt.record import Record
+from runner.commands.submit import main
+from runner.crypto.sealing import open_sealed, read_private_key
+from runner.crypto.signing import read_verifier
 from runner.errors import ConfigError, RequestError, Unavailable
-from runner.record import Record
+from runner.message import envelope, request
 from runner.retry import Patience
-from runner.sealing import open_sealed, read_private_key
-from runner.signing import read_verifier
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
-from runner.submit import main
 
 KEYS = Path(__file__).resolve().parent / "vectors" / "keys"
 PUBLIC, SIGNING = str(KEYS / "studioml_request.pub.pem"), str(KEYS / "studioml_signing")

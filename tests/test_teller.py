@@ -11,9 +11,9 @@ from contextlib import closing
 import pytest
 
 from runner import events
+from runner.attempt.teller import Teller
 from runner.events import Event, Line, Phase
 from runner.loop import Loop
-from runner.teller import Teller
 
 
 @pytest.fixture

@@ -19,17 +19,18 @@ from threading import Event, Thread
 
 import pytest
 
-from runner import top, web
-from runner.board import Board
+from runner.commands import top
 from runner.errors import ConfigError, Unavailable
 from runner.events import Finished
-from runner.journal import Journal
 from runner.loop import Loop
 from runner.machine.allocate import Allocator, Need, Resources
 from runner.machine.gpus import Card, Gpus, Wish
-from runner.metrics import Metrics
-from runner.status import Bar, Experiment, Outcome, Queue, Snapshot, Source, Status, bars, tail
-from runner.web import Site, Web
+from runner.monitoring import web
+from runner.monitoring.board import Board
+from runner.monitoring.journal import Journal
+from runner.monitoring.metrics import Metrics
+from runner.monitoring.status import Bar, Experiment, Outcome, Queue, Snapshot, Source, Status, bars, tail
+from runner.monitoring.web import Site, Web
 
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"></script><script>document.title='pwned'</script>&amp;\x1b[31m"
 STATUS = Status(

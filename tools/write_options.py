@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.doctor.base import DoctorSettings
-from runner.explain import ExplainSettings
-from runner.keygen import KeygenSettings
-from runner.listen import ListenSettings
-from runner.message_file import ByHand
-from runner.run import RunSettings
+from runner.commands.doctor.base import DoctorSettings
+
+from runner.commands.explain import ExplainSettings
+from runner.commands.keygen import KeygenSettings
+from runner.commands.listen import ListenSettings
+from runner.commands.message_file import ByHand
+from runner.commands.run import RunSettings
+from runner.commands.submit import SubmitSettings
+from runner.commands.top import TopSettings
 from runner.settings import Settings, form_of, meaning_of, variables_of
-from runner.submit import SubmitSettings
-from runner.top import TopSettings
 
 COMMANDS: Mapping[str, type] = {
     "": Settings,

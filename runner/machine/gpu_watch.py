@@ -23,7 +23,7 @@ from runner.machine import cards, visible
 from runner.machine.gpu_faults import Faults
 from runner.machine.gpus import Card, Gpus, Grant
 from runner.machine.nvml import NoDriver, Sight, Survey
-from runner.sandbox.procfs import tree
+from runner.machine.procfs import tree
 from runner.units import format_size
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from runner import strict_json
 from runner.errors import Unavailable
 from runner.locks import try_lock
+from runner.message import strict_json
 from runner.queues import carries_reports
 from runner.queues.base import Refreshed
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from runner.errors import MachineError
 from runner.events import Order
+from runner.message.request import Request
 from runner.place import Place
-from runner.request import Request
 from runner.sandbox.users import User
 
 

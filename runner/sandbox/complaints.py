@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from runner.errors import MachineError, RequirementError, RunnerError, Unavailable
-from runner.redaction import public
+from runner.secrets.redaction import public
 
 # Since pip 20.
 _TIME = re.compile(r"^\d{4}-\d\d-\d\dT[\d:,.]+ ", re.MULTILINE)

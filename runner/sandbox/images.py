@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runner import cache
+from runner.artifacts import cache
 from runner.errors import ExperimentError, MachineError
-from runner.request_artifacts import Artifact
+from runner.message.request_artifacts import Artifact
 from runner.sandbox import pulling
 from runner.sandbox.base import Job
 from runner.sandbox.containers import Container

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.redaction import public
+from runner.secrets.redaction import public
 
 # What never changes the packages that are installed.
 _HARMLESS = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runner.sandbox import procfs
+from runner.machine import procfs
 from runner.sandbox.users import User
 
 _PR_SET_PDEATHSIG = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from runner import retry
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
+from runner.message.request_artifacts import Artifact
 from runner.place import remove
-from runner.request_artifacts import Artifact
 from runner.retry import Patience
 from runner.sandbox import registry
 from runner.sandbox.base import Job

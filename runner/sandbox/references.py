@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote
 
 from runner.errors import MachineError
-from runner.request_artifacts import Artifact
+from runner.message.request_artifacts import Artifact
 
 LABEL = "_singularity"
 """The artifact whose presence says that an experiment runs in a container (protocol section 5)."""

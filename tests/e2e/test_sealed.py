@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from runner import envelope
-from runner.sealing import read_public_key
-from runner.signing import read_signer
+from runner.crypto.sealing import read_public_key
+from runner.crypto.signing import read_signer
+from runner.message import envelope
 from tests.e2e.harness import Runner, Workplace, until
 
 KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from runner.sealing import open_sealed, read_private_key
+from runner.crypto.sealing import open_sealed, read_private_key
 from tests.e2e.harness import Runner, Workplace, until
 
 KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"

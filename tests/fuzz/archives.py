@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from runner.archive import Budget
+from runner.artifacts.budget import Budget
+from runner.artifacts.unpacking import unpack
 from runner.errors import ExperimentError
-from runner.fields import printable
-from runner.unpacking import unpack
+from runner.message.fields import printable
 from tests.fuzz.mutation import Mutator
 
 _BUDGET = 4 * 1024 * 1024

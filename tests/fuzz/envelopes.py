@@ -12,13 +12,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from runner import envelope, request
-from runner.envelope import Envelopes
+from runner.crypto.keys import KeyDirectory
+from runner.crypto.private_keys import PrivateKeys
+from runner.crypto.signing import Signer, read_signer
 from runner.errors import RequestError
-from runner.fields import printable
-from runner.keys import KeyDirectory
-from runner.private_keys import PrivateKeys
-from runner.signing import Signer, read_signer
+from runner.message import envelope, request
+from runner.message.envelope import Envelopes
+from runner.message.fields import printable
 from tests.fuzz.mutation import JSON_TOKENS, JSON_WORDS, Mutator
 
 _VECTORS = Path(__file__).parents[1] / "vectors"

@@ -8,10 +8,10 @@ import posixpath
 import re
 from pathlib import Path
 
-from runner import request
 from runner.errors import RequestError
-from runner.fields import printable
-from runner.request import Request
+from runner.message import request
+from runner.message.fields import printable
+from runner.message.request import Request
 from tests.fuzz.mutation import JSON_TOKENS, JSON_WORDS, Mutator
 
 VECTORS = Path(__file__).parents[1] / "vectors"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 
-from runner.metadata import Document
-from runner.strict_json import MAX_DEPTH, nests_deeper
+from runner.attempt.metadata import Document
+from runner.message.strict_json import MAX_DEPTH, nests_deeper
 from tests.fuzz.mutation import JSON_TOKENS, JSON_WORDS, Mutator
 
 _NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)

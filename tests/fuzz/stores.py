@@ -13,7 +13,7 @@ from functools import cache
 from unittest.mock import patch
 
 from runner.errors import RunnerError
-from runner.fields import printable
+from runner.message.fields import printable
 from runner.retry import Patience
 from runner.storage import connections, gcs_tokens, gcs_upload, gcs_wire, ranges, s3_upload, s3_wire
 from runner.storage.base import AwsCredentials, BearerToken, Location, Store, StoreOptions

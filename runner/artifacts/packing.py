@@ -1,0 +1,236 @@
+"""Packing directories into tar archives while they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import stat
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+from runner.artifacts import sparse
+from runner.artifacts.walking import Entry, members, open_file, unreadable
+from runner.errors import ExperimentError
+from runner.message.archive_names import compression_of
+from runner.secrets.masking import NONE, Search, Secrets
+from runner.storage.base import CHUNK, Writer
+
+# A member's name, numbers, checksum, type, link's target, and what says which format it is; the rest is nothing.
+_HEADER = struct.Struct("100s48s8ss100s8s247x")
+# Bytes of names and of links' targets, and the largest numbers, that are written in it as they are.
+_LONGEST, _MOST = 100, 0o77777777777
+
+SPARSE = "sparse"
+"""Instead of a digest, of a file that was packed without its holes: nobody should have to read all of them."""
+
+Note = Callable[[Entry, str], object]
+"""Told each member as it was packed, with the SHA-256 of a file's content, SPARSE, or "" where it has none."""
+
+
+def unnoted(_entry: Entry, _digest: str) -> None:
+    """Take no note: see Note."""
+
+
+def pack(
+    directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted, barred: Secrets = NONE
+) -> None:
+    """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
+
+    Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
+    (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Sockets, pipes and devices are
+    left out, hard links stay such. Raises ExperimentError for what cannot be read, and for what has one of the
+    ``barred`` secrets in it; errors of ``out`` pass through.
+    """
+    kind = compression_of(name)
+    mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
+    # GNU's format: names as the bytes that they are, any length, any size, and every Python's tarfile reads it.
+    with tarfile.open(  # type: ignore[call-overload] # typeshed wants a literal mode, and knows no copybufsize
+        fileobj=_Sink(out),
+        mode=mode,
+        bufsize=CHUNK,
+        copybufsize=CHUNK,
+        format=tarfile.GNU_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
+    ) as tar:
+        packed = _Packed(tar, note, barred)
+        for entry in members(directory, first):
+            packed.add(entry)
+
+
+class _Sink:
+    """Passes on what is written, until something fails: tarfile flushes even then, and nobody wants that."""
+
+    def __init__(self, out: Writer) -> None:
+        self._out = out
+        self._failed = False
+
+    def write(self, data: bytes) -> int:
+        if self._failed:
+            return len(data)
+        try:
+            return self._out.write(data)
+        except BaseException:
+            self._failed = True
+            raise
+
+
+class _Packed:
+    """An archive being written, and the files in it that have other names too."""
+
+    def __init__(self, tar: tarfile.TarFile, note: Note, barred: Secrets) -> None:
+        self._tar, self._note, self._barred = tar, note, barred
+        self._linked: dict[tuple[int, int], tuple[tarfile.TarInfo, str]] = {}
+
+    def add(self, entry: Entry) -> None:
+        if self._barred.within(os.fsencode(f"{entry.name}\0{entry.target}")):
+            raise _secret_in(entry)
+        if not stat.S_ISREG(entry.status.st_mode):
+            self._finish(entry, _member(entry))
+            return
+        try:
+            file = open_file(entry)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise unreadable(entry.path, error) from error
+        with file:
+            entry = entry.now(os.fstat(file.fileno()))
+            self._add_file(entry, file)
+
+    def _add_file(self, entry: Entry, file: IO[bytes]) -> None:
+        member, inode = _member(entry), (entry.status.st_dev, entry.status.st_ino)
+        known, digest = self._linked.get(inode, (None, ""))
+        if known and known.size == member.size and known.mtime == member.mtime:
+            member.type, member.linkname, member.size = tarfile.LNKTYPE, known.name, 0
+            self._finish(entry, member, digest)
+            return
+        digest = self._add_content(entry, member, file)
+        if entry.status.st_nlink > 1:
+            self._linked[inode] = member, digest
+        self._finish(entry, None, digest)
+
+    def _add_content(self, entry: Entry, member: tarfile.TarInfo, file: IO[bytes]) -> str:
+        """Add a file's content, without the holes in it; return its digest."""
+        found, search = sparse.pieces(file.fileno(), entry.status), Search(self._barred)
+        if found is None:
+            content = _Exactly(entry, file, search)
+            self._tar.addfile(member, cast("IO[bytes]", content))
+            return content.digest.hexdigest()
+        place, packed = sparse.as_map(found, member.size), _member(entry)
+        packed.pax_headers = sparse.headers(member.name, member.size)
+        packed.size = len(place) + sum(length for _, length in found)
+        self._tar.format = tarfile.PAX_FORMAT  # only that has such headers
+        self._tar.addfile(packed, cast("IO[bytes]", _Pieces(place, entry, file, found, search)))
+        self._tar.format = tarfile.GNU_FORMAT
+        return SPARSE
+
+    def _finish(self, entry: Entry, member: tarfile.TarInfo | None, digest: str = "") -> None:
+        if member:
+            self._tar.addfile(member)
+        self._tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
+        self._note(entry, digest)
+
+
+class Member(tarfile.TarInfo):
+    """A member as tarfile's, whose header is written in a fifth of the time if there is nothing special about it."""
+
+    def __copy__(self) -> Member:
+        """Return the same: tarfile copies, and changes nothing."""
+        return self
+
+    def tobuf(self, format: int | None = None, encoding: str | None = None, errors: str = "strict") -> bytes:  # noqa: A002
+        """Write the header: see GNU's format at https://www.gnu.org/software/tar/manual/html_node/Standard.html."""
+        name, target = (each.encode("utf-8", "surrogateescape") for each in (self.name, self.linkname))
+        name += b"/" if self.isdir() and not name.endswith(b"/") else b""
+        most = max(self.size, int(self.mtime))
+        if format != tarfile.GNU_FORMAT or max(len(name), len(target)) > _LONGEST or most > _MOST or self.mtime < 0:
+            return super().tobuf(cast("Any", format), encoding, errors)
+        numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (self.mode, 0, 0, self.size, int(self.mtime))
+        head = _HEADER.pack(name, numbers, b" " * 8, self.type, target, b"ustar  \0")
+        return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+
+
+def _member(entry: Entry) -> Member:
+    member = Member(entry.name)
+    member.mode = stat.S_IMODE(entry.status.st_mode) & 0o777
+    member.mtime = int(entry.status.st_mtime)
+    if stat.S_ISDIR(entry.status.st_mode):
+        member.type = tarfile.DIRTYPE
+    elif stat.S_ISLNK(entry.status.st_mode):
+        member.type, member.linkname = tarfile.SYMTYPE, entry.target
+    else:
+        member.size = entry.status.st_size
+    return member
+
+
+class _Exactly:
+    """A file that gives as many bytes as it is asked for, which tarfile counts by the header."""
+
+    def __init__(self, entry: Entry, file: IO[bytes], search: Search) -> None:
+        self._entry, self._file, self._search = entry, file, search
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = _read(self._entry, self._file, size, self._search).ljust(size, b"\0")
+        self.digest.update(data)
+        return data
+
+
+class _Pieces:
+    """A map of where a file's data is, and after it that data."""
+
+    def __init__(self, place: bytes, entry: Entry, file: IO[bytes], found: sparse.Pieces, search: Search) -> None:
+        self._entry, self._file, self._search = entry, file, search
+        self._read = itertools.chain([place], *(self._piece(*piece) for piece in found))
+        self._rest = b""
+
+    def _piece(self, start: int, length: int) -> Iterator[bytes]:
+        self._file.seek(start)
+        content = _Exactly(self._entry, self._file, self._search)
+        for size in itertools.chain([CHUNK] * (length // CHUNK), [length % CHUNK]):
+            yield content.read(size)
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            self._rest += next(self._read)
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+def copy(entry: Entry, out: Writer, *, note: Note = unnoted, barred: Secrets = NONE) -> None:
+    """Write a single file as it is. Raises as ``pack`` does."""
+    digest, search = hashlib.sha256(), Search(barred)
+    try:
+        file = open_file(entry)
+    except OSError as error:
+        raise unreadable(entry.path, error) from error
+    with file:
+        entry = entry.now(os.fstat(file.fileno()))
+        while data := _read(entry, file, CHUNK, search):
+            digest.update(data)
+            out.write(data)
+    note(entry, digest.hexdigest())
+
+
+def _read(entry: Entry, file: IO[bytes], size: int, search: Search) -> bytes:
+    try:
+        data = file.read(size)
+    except OSError as error:
+        raise unreadable(entry.path, error) from error
+    if search.found(data):
+        raise _secret_in(entry)
+    return data
+
+
+def _secret_in(entry: Entry) -> ExperimentError:
+    # A file's name may be the secret.
+    return ExperimentError(
+        f"a file of {Path(entry.root).name!r} holds a secret of the runner's own (a password, key or token of its "
+        "queues or stores), and is not stored: the experiment must not copy what it finds on the machine",
+        verdict="artifact",
+    )

@@ -1,0 +1,386 @@
+"""Unpacking tar archives while they stream, whatever is in them."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import os
+import stat
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, cast
+
+from runner.artifacts.budget import Budget
+from runner.errors import ExperimentError, MachineError, is_machines_own
+from runner.storage.base import CHUNK, Reader
+
+_BLOCK = 512
+_MOST_MEMBERS = 1_000_000
+_DEEPEST = 256
+# Directories that are remembered as such, to save looking: some megabytes of names at worst, tens in practice.
+_MOST_KNOWN = 2000
+# Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
+# 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
+_MOST_UNSPENT = 2 * 1024 * 1024
+# What PAX headers may say of all later members together: tarfile copies it for each. In characters; git needs 50.
+_MOST_GLOBAL = 64 * 1024
+# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
+_MOST_ENDS = 100
+# PATH_MAX and NAME_MAX of Linux, in bytes.
+_LONGEST_PATH = 4096
+_LONGEST_NAME = 255
+# What a file may seem to hold whose holes take no disk, in bytes.
+_LARGEST = 2**44
+# No file system here keeps later times, and utime() takes none that are much later. In seconds since 1970.
+_LATEST = 2.0**32
+
+
+def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
+    """Unpack an archive into a directory, which should be empty.
+
+    What it is compressed with is found out from its content. Owners and special mode bits are dropped. Nothing outside
+    of the directory is touched, whatever the archive says. The stream is read to its end. Raises ExperimentError for
+    what is refused or corrupt, or what goes over the budget; errors of the stream pass through.
+    """
+    plain = _Metered(_decompressed(stream), budget)
+    try:
+        with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", tarinfo=_Member, bufsize=CHUNK) as tar:
+            _unpack_members(tar, directory, plain)
+        for rest in (plain, stream):
+            while rest.read(CHUNK):
+                pass
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and is_machines_own(error):
+            raise MachineError(f"this machine cannot unpack it: {error.strerror}") from error
+        raise ExperimentError(f"the archive cannot be unpacked, it is damaged or is none: {error}") from error
+
+
+# What tarfile and the decompressors raise for bad input: tarfile lets some of its own mistakes out.
+_DAMAGE = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
+
+
+# Not in typeshed. The remaining kind, EOFHeaderError, is the end that every archive has to have.
+_NO_HEADER = (
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+)
+
+
+class _Metered:
+    """A stream and the budget for what it holds: it breaks off when much is read of which nothing is spent.
+
+    Whatever makes tarfile read without an end (large or endless headers, zeros after the archive) stops here.
+    """
+
+    def __init__(self, stream: Reader, budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
+        self._unspent = self._ends = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self._unspent += len(data)
+        if self._unspent > _MOST_UNSPENT:
+            raise tarfile.ReadError(f"more than {_MOST_UNSPENT} bytes in a header or after the end")
+        self._ends += not data
+        if self._ends > _MOST_ENDS:
+            raise EOFError("it ends in the middle")
+        return data
+
+    def spend(self, size: int) -> None:
+        self._unspent = 0
+        self._budget.spend(size)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is there: tarfile takes a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tar)
+        except _NO_HEADER as error:
+            raise tarfile.ReadError(f"no header where one has to be ({error})") from error
+
+
+def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: _Metered) -> None:
+    tree = _Tree(str(directory), budget)
+    for number, member in enumerate(tar):
+        tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
+        if number >= _MOST_MEMBERS:
+            raise ExperimentError(f"the archive has more than {_MOST_MEMBERS} members")
+        if tar.pax_headers and sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > _MOST_GLOBAL:
+            raise _refused(member, f"has more than {_MOST_GLOBAL} characters of global headers")
+        budget.spend(_BLOCK)
+        if parts := _parts(member.name, member):
+            _kind(member)(tar, member, parts, tree)
+
+
+class _Tree:
+    """The directory that is unpacked into, in which nothing is done through links that the archive has made.
+
+    What is known to be a directory stays one, for no member may replace it. There are many members: paths are strings.
+    """
+
+    def __init__(self, root: str, budget: _Metered) -> None:
+        self.root, self.budget = root, budget
+        self._known = {""}
+
+    def place(self, parts: list[str], member: tarfile.TarInfo) -> str:
+        """Return the path of a member, above which there are directories now."""
+        above = "/".join(parts[:-1])
+        if above not in self._known:
+            self._make(parts[:-1], member)
+        return f"{self.root}/{above}/{parts[-1]}" if above else f"{self.root}/{parts[-1]}"
+
+    def is_directory(self, parts: list[str]) -> None:
+        """Remember it; not without limit, for there may be millions."""
+        if len(self._known) > _MOST_KNOWN:
+            self._known = {""}
+        self._known.add("/".join(parts))
+
+    def _make(self, parts: list[str], member: tarfile.TarInfo) -> None:
+        for depth in range(1, len(parts) + 1):
+            path = "/".join([self.root, *parts[:depth]])
+            mode = _mode(path)
+            if mode and not stat.S_ISDIR(mode):
+                raise _refused(member, "lies below something that is no directory")
+            if not mode:
+                self.budget.spend(_BLOCK)
+                os.mkdir(path)  # noqa: PTH102 -- there are many
+            self.is_directory(parts[:depth])
+
+
+_Unpacker = Callable[[tarfile.TarFile, tarfile.TarInfo, list[str], _Tree], None]
+
+
+def _kind(member: tarfile.TarInfo) -> _Unpacker:
+    if member.isreg():
+        return _unpack_file
+    if member.isdir():
+        return _unpack_directory
+    if member.issym():
+        return _unpack_symlink
+    if member.islnk():
+        return _unpack_hard_link
+    raise _refused(member, "is a device or another special file")
+
+
+def _refused(member: tarfile.TarInfo, why: str) -> ExperimentError:
+    return ExperimentError(f"the archive is refused, because its member {member.name[:200]!r} {why}")
+
+
+def _parts(name: str, member: tarfile.TarInfo) -> list[str]:
+    """Split a path inside the archive; refuse one that leads out of it."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name:
+        raise _refused(member, "lies outside of its directory")
+    if len(parts) > _DEEPEST:
+        raise _refused(member, f"lies more than {_DEEPEST} directories deep")
+    if 4 * len(name) > _LONGEST_NAME and (  # no character has more bytes
+        len(os.fsencode(name)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts)
+    ):
+        raise _refused(member, "has a name that is too long")
+    return parts
+
+
+def _mode(path: str) -> int:
+    """Return the mode of what is there, 0 for nothing; links are not followed."""
+    try:
+        return os.lstat(path).st_mode
+    except FileNotFoundError:
+        return 0
+
+
+def _clear(path: str, member: tarfile.TarInfo) -> None:
+    """Make way for a member that comes again, as a later one of the same name replaces the former."""
+    mode = _mode(path)
+    if stat.S_ISDIR(mode):
+        raise _refused(member, "would replace a directory")
+    if mode:
+        os.unlink(path)  # noqa: PTH108
+
+
+def _unpack_directory(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
+    mode = _mode(path)
+    if mode and not stat.S_ISDIR(mode):
+        raise _refused(member, "would replace a file by a directory")
+    if not mode:
+        os.mkdir(path)  # noqa: PTH102 -- there are many
+    tree.is_directory(parts)
+    os.chmod(path, member.mode & 0o777 | 0o700)  # noqa: PTH101
+
+
+def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
+    if member.size > _LARGEST:
+        raise _refused(member, "is larger than any disk")
+    source = cast("IO[bytes]", tar.fileobj)
+    source.seek(member.offset_data)
+    with os.fdopen(_created(path, member), "wb", buffering=0) as file:
+        sparse: list[tuple[int, int]] | None = getattr(member, "sparse", None)
+        for start, length in _pieces(sparse or [(0, member.size)], member.size):
+            if start:
+                file.seek(start)
+            _copy(source, file, length, tree.budget)
+        if sparse:
+            file.truncate(member.size)
+        os.fchmod(file.fileno(), member.mode & 0o777 | 0o600)
+        time = min(max(0.0, member.mtime), _LATEST)  # in this order, which makes 0 of NaN
+        os.utime(file.fileno(), (time, time))
+
+
+def _created(path: str, member: tarfile.TarInfo) -> int:
+    """Create a file, in the place of what may be there, and return its descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        _clear(path, member)
+        return os.open(path, flags, 0o600)
+
+
+def _pieces(listed: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return offset and length of each piece of a file's data, and refuse what cannot be: tarfile does not."""
+    found = [piece for piece in listed if piece[1]]
+    at = 0
+    for start, length in found:
+        if start < at or length < 0 or start + length > size:
+            raise tarfile.ReadError("a file's size or its holes cannot be")
+        at = start + length
+    return found
+
+
+def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: _Metered) -> None:
+    while length > 0:
+        data = source.read(min(length, CHUNK))
+        if not data:
+            raise tarfile.ReadError("it ends in the middle of a file")
+        budget.spend(len(data))
+        length -= len(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    """Make a link that stays inside.
+
+    It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
+    """
+    path = tree.place(parts, member)
+    steps = [step for step in member.linkname.split("/") if step not in ("", ".")]
+    ups = next((number for number, step in enumerate(steps) if step != ".."), len(steps))
+    depth = len(parts) - 1
+    if member.linkname.startswith("/") or ".." in steps[ups:] or ups > depth or not member.linkname:
+        raise _refused(member, f"is a link out of its directory, to {member.linkname[:200]!r}")
+    if "\0" in member.linkname or len(os.fsencode(member.linkname)) > _LONGEST_PATH:
+        raise _refused(member, "is a link to a name that cannot be")
+    _clear(path, member)
+    os.symlink(member.linkname, path)  # noqa: PTH211
+
+
+def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    path = tree.place(parts, member)
+    named = _parts(member.linkname, member)
+    target = tree.place(named, member) if named else tree.root
+    if not stat.S_ISREG(_mode(target)) or target == path:
+        raise _refused(member, f"is a hard link to {member.linkname[:200]!r}, which is no file of the archive")
+    _clear(path, member)
+    os.link(target, path, follow_symlinks=False)
+
+
+def _decompressed(stream: Reader) -> Reader:
+    """Find out from the first bytes what a stream is compressed with, and return it as it was before."""
+    head = _head(stream, 6)
+    replayed = _Replayed(head, stream)
+    for magic, make in _MAGIC.items():
+        if head.startswith(magic):
+            return _Decompressed(replayed, make)
+    return replayed
+
+
+def _head(stream: Reader, size: int) -> bytes:
+    head = b""
+    while len(head) < size and (data := stream.read(size - len(head))):
+        head += data
+    return head
+
+
+class _Replayed:
+    """A stream whose first bytes have been read already."""
+
+    def __init__(self, head: bytes, stream: Reader) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        return self._stream.read(size)
+
+
+class _Zlib:
+    """zlib's decompressor with the manners of bz2's and lzma's: it keeps its unread input to itself."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+_MAGIC: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": _Zlib,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
+}
+
+
+class _Decompressed:
+    """A stream decompressed in small pieces, so that a bomb meets its budget before it meets the memory."""
+
+    def __init__(self, stream: Reader, make: Callable[[], Any]) -> None:
+        self._stream, self._make = stream, make
+        self._inner = make()
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most ``size`` bytes, and never more than a chunk, as tarfile's streams allow."""
+        wanted = CHUNK if size < 0 else min(size, CHUNK)
+        while True:
+            if self._inner.eof:
+                rest = self._inner.unused_data or self._stream.read(CHUNK)
+                if not rest.strip(b"\0"):
+                    return b""  # the end, or the padding that some writers add
+                self._inner = self._make()
+            else:
+                rest = self._stream.read(CHUNK) if self._inner.needs_input else b""
+                if not rest and self._inner.needs_input:
+                    raise EOFError("it ends in the middle")
+            if data := self._inner.decompress(rest, wanted):
+                return cast("bytes", data)

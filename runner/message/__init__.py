@@ -1,0 +1,1 @@
+"""The messages of experimenters, and every check on what strangers wrote (protocol section 1)."""

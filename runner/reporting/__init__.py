@@ -1,0 +1,1 @@
+"""What is told of experiments while they run: reports on response queues, notices in Slack."""

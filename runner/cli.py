@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from runner import __version__, log
 from runner.errors import ConfigError, RequestError, RunnerError
-from runner.settings import HelpWanted, Settings, log_style, read
+from runner.options.reading import HelpWanted, read
+from runner.options.settings import Settings, log_style
 
 _USAGE = """studio-runner [option ...]
        studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]

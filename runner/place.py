@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.locks import try_lock
-from runner.sandbox import process
+from runner.machine import process
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import pytest
 from runner.errors import MachineError, RequestError
 from runner.machine import procfs
 from runner.message.request import Request, from_document
+from runner.options.settings import Settings
 from runner.sandbox import references, registry
 from runner.sandbox.containers import Container
-from runner.settings import Settings
 from runner.storage.base import BasicCredentials
 from runner.supervisor import intake
 from tests.servers.http import Served, serving

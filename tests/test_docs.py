@@ -19,7 +19,7 @@ import pytest
 from runner.attempt.metadata import Document
 from runner.cli import main
 from runner.message import request
-from runner.settings import flag_of, gather
+from runner.options.reading import flag_of, gather
 from tools import write_options
 
 ROOT = Path(__file__).parent.parent

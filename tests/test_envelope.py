@@ -24,7 +24,7 @@ from runner.crypto.signing import Signer, new_private_key, read_signer
 from runner.errors import MachineError, RequestError
 from runner.message import envelope, request
 from runner.message.envelope import Envelopes
-from runner.settings import Settings
+from runner.options.settings import Settings
 from runner.supervisor import intake
 
 VECTORS = Path(__file__).resolve().parent / "vectors"

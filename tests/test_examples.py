@@ -16,7 +16,8 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from runner.settings import Settings, variables_of
+from runner.options.reading import variables_of
+from runner.options.settings import Settings
 from runner.supervisor.stopping import STOP_PATIENCE
 from runner.units import parse_duration
 from tests.e2e.harness import until

@@ -15,18 +15,19 @@ BELOW = {
     "machine": "",
     "crypto": "",
     "storage": "",
-    "secrets": "crypto",
-    "message": "secrets crypto storage",
-    "queues": "message",
+    "options": "machine",
+    "secrets": "options crypto",
+    "message": "secrets storage crypto",
+    "queues": "options message",
     "artifacts": "message storage machine secrets",
     "sandbox": "artifacts message storage machine secrets",
     "monitoring": "machine",
     "reporting": "queues message crypto",
-    "supervisor": "monitoring reporting sandbox queues message machine secrets",
+    "supervisor": "monitoring reporting sandbox queues options message machine secrets",
     "attempt": "sandbox artifacts message storage machine secrets",
-    "commands": "supervisor attempt monitoring reporting sandbox artifacts queues message storage machine"
+    "commands": "supervisor attempt monitoring reporting sandbox artifacts queues options message storage machine"
     " secrets crypto",
-    "": "commands attempt sandbox secrets storage",
+    "": "commands attempt options secrets storage machine",
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix("."): path

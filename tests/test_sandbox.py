@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from runner.events import Options, Order
+from runner.machine import process, procfs
 from runner.message import request
 from runner.place import Place
-from runner.machine import procfs
-from runner.sandbox import environment, process
+from runner.sandbox import environment
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable
 from runner.sandbox.venv import installed
@@ -169,7 +169,7 @@ time.sleep(600)
 GUARD = f"""
 import os, pathlib, sys
 from runner.machine import procfs
-from runner.sandbox import process
+from runner.machine import process
 process.adopt_orphans()
 env = {{**os.environ, "MARK": sys.argv[1]}}
 child = process.start([sys.executable, "-c", {TREE!r}], env=env, cwd=pathlib.Path("/"))

@@ -11,7 +11,8 @@ import pytest
 
 from runner.cli import main
 from runner.errors import ConfigError
-from runner.settings import HelpWanted, Settings, flag_of, read, variable_of
+from runner.options.reading import HelpWanted, flag_of, read, variable_of
+from runner.options.settings import Settings
 
 # Protocol section 9, word for word.
 PROTOCOL = [

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.commands.doctor.base import DoctorSettings
-
 from runner.commands.explain import ExplainSettings
 from runner.commands.keygen import KeygenSettings
 from runner.commands.listen import ListenSettings
@@ -17,7 +16,8 @@ from runner.commands.message_file import ByHand
 from runner.commands.run import RunSettings
 from runner.commands.submit import SubmitSettings
 from runner.commands.top import TopSettings
-from runner.settings import Settings, form_of, meaning_of, variables_of
+from runner.options.reading import form_of, meaning_of, variables_of
+from runner.options.settings import Settings
 
 COMMANDS: Mapping[str, type] = {
     "": Settings,

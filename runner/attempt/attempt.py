@@ -35,14 +35,14 @@ from runner.errors import ExperimentError, MachineError, RunnerError, Unavailabl
 from runner.events import Finished, Order
 from runner.log import always_about, mask
 from runner.loop import Loop
+from runner.machine.process import Confines
+from runner.machine.users import User, give
 from runner.message import request
 from runner.place import Place
 from runner.retry import Patience
 from runner.sandbox.base import Job, Sandbox, user_of
-from runner.sandbox.process import Confines
 from runner.sandbox.references import LABEL as IMAGE
 from runner.sandbox.singularity import Singularity
-from runner.sandbox.users import User, give
 from runner.sandbox.venv import VirtualEnvironment
 from runner.storage.metered import Meter
 from runner.storage.stores import Stores

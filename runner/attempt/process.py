@@ -16,8 +16,8 @@ from runner.errors import MachineError, is_machines_own
 from runner.events import Finished, Order
 from runner.lifecycle import Signals
 from runner.loop import Loop
+from runner.machine import process
 from runner.place import placed
-from runner.sandbox import process
 from runner.secrets import concealment
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from runner.attempt.console import STDERR, STDOUT, Console
 from runner.attempt.watch import Orphaned, Watch
 from runner.errors import ExperimentError, MachineError, RunnerError
 from runner.loop import Loop
-from runner.sandbox import process
+from runner.machine import process
 
 # How long a program may take to end after SIGTERM before it is killed. In seconds.
 TERM_GRACE = 10.0

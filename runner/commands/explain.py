@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.options.reading import read
+from runner.options.settings import HomeSettings
 from runner.queues import carries_reports
-from runner.settings import HomeSettings, read
 from runner.supervisor.reasons import runners
 
 _USAGE = """studio-runner explain [option ...] QUEUE

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runner.crypto.private_keys import KEY, KEYS, PASSPHRASE, PASSPHRASES
 from runner.errors import ConfigError
-from runner.settings import KeySettings, boolean, option, read
+from runner.options.reading import option, read
+from runner.options.settings import KeySettings
+from runner.options.values import boolean
 
 if TYPE_CHECKING:
     from runner.crypto import sealing, signing

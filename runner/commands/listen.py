@@ -17,10 +17,12 @@ from runner.errors import ConfigError, MachineError, RequestError, Unavailable
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.message import strict_json
+from runner.options.reading import option, read
+from runner.options.settings import ServerSettings
+from runner.options.values import boolean, count
 from runner.queues import carries_reports, responses_of
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.servers import open_servers
-from runner.settings import ServerSettings, boolean, count, option, read
 from runner.units import format_duration, parse_duration
 
 _USAGE = """studio-runner listen [option ...] QUEUE

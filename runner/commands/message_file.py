@@ -11,7 +11,7 @@ from runner.crypto.private_keys import PrivateKeys
 from runner.errors import ConfigError
 from runner.message import envelope, request
 from runner.message.request import Request
-from runner.settings import Settings
+from runner.options.settings import Settings
 
 
 @dataclass(frozen=True)

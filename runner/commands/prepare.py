@@ -17,9 +17,10 @@ from runner.commands.message_file import ByHand
 from runner.errors import ConfigError, MachineError
 from runner.events import Order
 from runner.message.request import Request
+from runner.options.reading import read
+from runner.options.settings import Settings, log_style
 from runner.place import Place, make_home, placed
 from runner.sandbox.base import Job
-from runner.settings import Settings, log_style, read
 from runner.storage.stores import Stores
 from runner.supervisor import intake
 from runner.supervisor.orders import options_of

@@ -25,7 +25,8 @@ from runner.errors import ConfigError
 from runner.events import DONE, FAILED, GIVE_BACK
 from runner.message import request
 from runner.message.request import Request
-from runner.settings import log_style, option, read
+from runner.options.reading import option, read
+from runner.options.settings import log_style
 
 _USAGE = f"""studio-runner run [option ...] MESSAGE.json
        studio-runner run [option ...] SCRIPT.py [ARGUMENT ...]

@@ -28,6 +28,7 @@ from runner.message.envelope import Envelopes
 from runner.monitoring.board import Board
 from runner.monitoring.journal import Journal
 from runner.monitoring.metrics import Metrics
+from runner.options.settings import Settings
 from runner.place import make_home, sweep
 from runner.queues.servers import open_servers, work_queues
 from runner.reporting.reports import Reports
@@ -35,7 +36,6 @@ from runner.reporting.slack import Slack
 from runner.sandbox import interpreters
 from runner.sandbox.environments import Environments
 from runner.secrets import concealment
-from runner.settings import Settings
 from runner.supervisor.reasons import Reasons
 from runner.supervisor.replays import Replays
 from runner.supervisor.supervisor import Parts, Supervisor

@@ -19,8 +19,10 @@ from runner.commands.follow import METADATA, RESULTS, follow
 from runner.commands.shelf import Shelf, packed, shelf_at, store
 from runner.errors import ConfigError
 from runner.message import request
+from runner.options.reading import option, read
+from runner.options.settings import ServerSettings
+from runner.options.values import boolean, count
 from runner.queues.servers import sqs_options
-from runner.settings import ServerSettings, boolean, count, option, read
 from runner.units import parse_duration
 
 _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ConfigError, Unavailable
-from runner.settings import HomeSettings, address, boolean, option, read
+from runner.options.reading import option, read
+from runner.options.settings import HomeSettings
+from runner.options.values import address, boolean
 from runner.supervisor.reasons import runners
 from runner.units import format_duration, format_size
 

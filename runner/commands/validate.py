@@ -11,7 +11,7 @@ from runner.commands import message_file
 from runner.commands.message_file import ByHand
 from runner.errors import ConfigError
 from runner.message.request import Request
-from runner.settings import read
+from runner.options.reading import read
 from runner.units import format_duration, format_size
 
 _USAGE = """studio-runner validate [option ...] MESSAGE.json

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.loop import Loop
+from runner.options.settings import ServerSettings, Settings
 from runner.queues import matcher
 from runner.queues.base import QueueServer
 from runner.queues.sqs_account import Options as SQSOptions
-from runner.settings import ServerSettings, Settings
 
 
 def work_queues(settings: Settings) -> Callable[[str], bool]:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from runner.errors import MachineError
 from runner.events import Order
+from runner.machine.users import User
 from runner.message.request import Request
 from runner.place import Place
-from runner.sandbox.users import User
 
 
 class Run(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner import retry
 from runner.errors import MachineError
+from runner.machine.users import give
 from runner.place import remove
 from runner.retry import Patience
 from runner.sandbox import complaints
@@ -19,7 +20,6 @@ from runner.sandbox.indexes import Indexes
 from runner.sandbox.layer import site_packages
 from runner.sandbox.recipe import Recipe
 from runner.sandbox.requirements import Installable, normal_name
-from runner.sandbox.users import give
 
 # The oldest Python that uv works for.
 _OLDEST_OF_UV = (3, 8)

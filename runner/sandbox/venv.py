@@ -8,6 +8,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
 
+from runner.machine.users import give, take_back
 from runner.sandbox import environment, layer
 from runner.sandbox.base import Job, user_of
 from runner.sandbox.building import Builder, find_uv
@@ -15,7 +16,6 @@ from runner.sandbox.environments import Environment, Environments
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.recipe import Recipe, identity, located
 from runner.sandbox.requirements import Installable, installable, normal_name
-from runner.sandbox.users import give, take_back
 
 Packages = list[dict[str, Any]]
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from runner.crypto.private_keys import KEY, KEYS, PASSPHRASE, PASSPHRASES
+from runner.options.settings import Settings
 from runner.secrets.masking import Secrets
 from runner.secrets.redaction import secrets_of, secrets_of_variable
-from runner.settings import Settings
 
 _PR_SET_DUMPABLE = 4
 # Where /proc/self/stat has arg_start, arg_end, env_start and env_end, counted from the state: proc(5).

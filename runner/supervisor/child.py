@@ -16,9 +16,10 @@ from runner.errors import MachineError
 from runner.events import Event, Finished, GpuState, Order
 from runner.log import variables
 from runner.loop import Loop
-from runner.sandbox.process import signal_group
+from runner.machine.process import signal_group
+from runner.options.reading import variables_of
+from runner.options.settings import Settings
 from runner.secrets.redaction import secrets_of_variable
-from runner.settings import Settings, variables_of
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from runner.machine.gpus import Wish
 from runner.message import envelope, request
 from runner.message.envelope import Envelopes
 from runner.message.request import Request
+from runner.options.settings import Settings
 from runner.queues.base import Delivery
 from runner.sandbox import containers, interpreters, references
 from runner.sandbox.interpreters import Interpreter
-from runner.settings import Settings
 
 
 @dataclass(frozen=True)

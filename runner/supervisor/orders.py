@@ -6,10 +6,10 @@ from os import environ
 
 from runner.events import Options, Order
 from runner.machine.allocate import Allocation
+from runner.options.settings import Settings
 from runner.queues.base import Delivery
 from runner.sandbox.environment import is_installers
 from runner.secrets.masking import Secrets
-from runner.settings import Settings
 from runner.supervisor.intake import Plan, Received
 
 

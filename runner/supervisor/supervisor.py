@@ -20,12 +20,12 @@ from runner.message.envelope import Envelopes
 from runner.monitoring import metrics
 from runner.monitoring.board import Board
 from runner.monitoring.journal import Journal
+from runner.options.settings import Settings
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.settle import Decision, Ledger, decide, settle
 from runner.reporting.reports import Reports
 from runner.reporting.slack import Slack
 from runner.secrets.masking import Secrets
-from runner.settings import Settings
 from runner.supervisor import intake
 from runner.supervisor.admission import Queues
 from runner.supervisor.intake import Plan, Received

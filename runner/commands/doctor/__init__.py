@@ -16,7 +16,7 @@ from runner.commands.doctor import gpus, keys, kubernetes, machine, notices, pyt
 from runner.commands.doctor.base import Check, DoctorSettings, Finding, Level, Subject, examine, fail, ok, warn
 from runner.errors import ConfigError, MachineError, RequestError
 from runner.message.request import Request
-from runner.settings import gather
+from runner.options.reading import gather
 
 # In seconds: no check may take longer.
 _LIMIT = 20.0

@@ -11,7 +11,9 @@ from threading import Thread
 
 from runner.errors import RunnerError
 from runner.message.request import Request
-from runner.settings import Settings, boolean, option
+from runner.options.reading import option
+from runner.options.settings import Settings
+from runner.options.values import boolean
 
 
 class Level(Enum):

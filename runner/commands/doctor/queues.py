@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from runner.commands.doctor.base import Finding, Subject, fail, ok, skip, warn
+from runner.options.settings import Settings
 from runner.queues.servers import sqs_options, work_queues
-from runner.settings import Settings
 from runner.units import format_duration
 
 # So many names are told.

@@ -12,8 +12,8 @@ from functools import partial
 from runner.commands.doctor.base import Check, Finding, Subject, fail, ok, skip, warn
 from runner.errors import ConfigError
 from runner.message.request import Artifact
+from runner.options.settings import Settings
 from runner.retry import Patience
-from runner.settings import Settings
 from runner.storage import connect
 from runner.storage.base import AwsCredentials, Credentials, Location, Store, StoreOptions, locate
 from runner.supervisor.orders import options_of

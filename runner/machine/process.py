@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from runner.machine import procfs
-from runner.sandbox.users import User
+from runner.machine.users import User
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -1,0 +1,1 @@
+"""Every option equally a flag and an environment variable, and declared once."""

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.walk import walk
+
 
 @dataclass(frozen=True)
 class User:
@@ -45,12 +47,6 @@ def take_back(root: Path) -> None:
 
 
 def _own(root: Path, uid: int, gid: int) -> None:
-    os.chown(root, uid, gid, follow_symlinks=False)
-    waiting = [str(root)] if root.is_dir() and not root.is_symlink() else []
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):
-                    os.chown(entry.path, uid, gid, follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
+    for path, _ in walk(root):
+        with suppress(FileNotFoundError):
+            os.chown(path, uid, gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""One walk over a tree of files, for whoever counts them or changes what they are."""
+"""One walk over a tree of files, for whoever measures it."""
 
 from __future__ import annotations
 

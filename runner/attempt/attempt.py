@@ -38,8 +38,8 @@ class Attempt:
 
     def __init__(self, order: Order, place: Place, *, loop: Loop, watch: Watch, teller: Teller) -> None:
         parts = self._parts = Parts(order, place, loop=loop, watch=watch, teller=teller)
-        self._order, self._place, self._request = order, place, parts.request
-        self._watch, self._tell = watch, teller.tell
+        self._order, self._place, self._request, self._metadata = order, place, parts.request, parts.metadata
+        self._loop, self._watch, self._tell, self._enter = loop, watch, teller.tell, parts.enter
         self._usage: Usage | None = None
         self._checkpoints = Checkpoints(
             self._request.artifacts.values(),
@@ -57,7 +57,7 @@ class Attempt:
             console: Console | None = None
             try:
                 self._claim()
-                # First what is told things: what goes wrong later is told there.
+                # The metadata and the log come first, so that what goes wrong later can be told in them.
                 self._fetch(METADATA, LOG_LABEL)
                 console = stack.enter_context(self._console())
                 stack.enter_context(parts.remarks.into(console))
@@ -85,10 +85,10 @@ class Attempt:
         """Make sure that nobody else runs the experiment, and that it is not over; learn which attempt this is."""
         parts = self._parts
         parts.number_is(parts.lease.claim(failures=self._order.failures, redeliveries=self._order.redeliveries))
-        self._tell(events.Leased(parts.number, parts.metadata.accession))
+        self._tell(events.Leased(parts.number, self._metadata.accession))
 
     def _fetch(self, *labels: str) -> None:
-        self._parts.enter("fetch")
+        self._enter("fetch")
         for label in labels:
             if label in self._request.artifacts:
                 self._parts.artifacts.fetch(self._request.artifacts[label], self._parts.stores, self._watch.check)
@@ -105,26 +105,26 @@ class Attempt:
         )
 
     def _hear(self, line: str, stream: str) -> None:
-        document = self._parts.metadata.hear(line)
+        document = self._metadata.hear(line)
         if self._order.reported:
             self._parts.teller.line(line, error=stream == STDERR, document=document)
 
     def _programs(self, console: Console) -> Programs:
         given = self._order.options
         confines = Confines(nice=given.nice, processes=given.max_processes, user=user_of(self._order))
-        return Programs(self._parts.loop, self._watch, console, apart=self._order.reported, confines=confines)
+        return Programs(self._loop, self._watch, console, apart=self._order.reported, confines=confines)
 
     def _prepare(self, programs: Programs, console: Console) -> Sandbox:
         if self._request.filename != "-m" and not (self._place.workspace / self._request.filename).is_file():
             raise ExperimentError(f"the workspace has no file {self._request.filename!r}", verdict="artifact")
-        self._parts.enter("prepare")
+        self._enter("prepare")
         if user := user_of(self._order):
             self._give(user)
         job = Job(self._request, self._order, self._place, programs.run, console.say, self._watch.pause)
         sandbox = sandbox_for(job, self._parts.stores)
         with self._parts.progress.waiting("preparing the environment"):
             sandbox.prepare()
-        self._parts.metadata.add(pipdeptree=sandbox.packages())
+        self._metadata.add(pipdeptree=sandbox.packages())
         return sandbox
 
     def _give(self, user: User) -> None:
@@ -137,9 +137,9 @@ class Attempt:
     # While it runs
 
     def _execute(self, programs: Programs, sandbox: Sandbox, console: Console) -> None:
-        self._parts.enter("run")
+        self._enter("run")
         argv, env = sandbox.command()
-        self._parts.metadata.add(start_time=stamp())
+        self._metadata.add(start_time=stamp())
         usage = self._usage = self._measured(console)
         try:
             begin, largest = partial(self._begin, usage), self._order.options.max_file_size
@@ -153,7 +153,7 @@ class Attempt:
     def _measured(self, console: Console) -> Usage:
         given, asked = self._order.options, self._request.resources
         limits = Limits(asked.ram * given.enforce_ram, given.max_processes, given.hang_timeout)
-        return Usage(asked, limits, loop=self._parts.loop, watch=self._watch, fed=lambda: console.fed)
+        return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
 
     def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""
@@ -162,11 +162,11 @@ class Attempt:
         usage.begin()
         parts.disk.watch()
         parts.book.begin(time_started=time.time())
-        self._checkpoints.begin(parts.loop, parts.worker)
+        self._checkpoints.begin(self._loop, parts.worker)
 
     def _checkpoint(self, labels: Collection[str]) -> None:
         if METADATA in labels:
-            self._parts.metadata.write("running")
+            self._metadata.write("running")
 
     def _checkpointed(self, result: Future[int]) -> None:
         self._parts.tell_moved()

@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.walk import walk
-
 
 @dataclass(frozen=True)
 class User:
@@ -47,6 +45,12 @@ def take_back(root: Path) -> None:
 
 
 def _own(root: Path, uid: int, gid: int) -> None:
-    for path, _ in walk(root):
-        with suppress(FileNotFoundError):
-            os.chown(path, uid, gid, follow_symlinks=False)
+    os.chown(root, uid, gid, follow_symlinks=False)
+    waiting = [str(root)] if root.is_dir() and not root.is_symlink() else []
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    os.chown(entry.path, uid, gid, follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)

@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runner.events import Finished, Options, Order
+from runner.events import Finished
 from runner.loop import Loop
+from runner.order import Options, Order
 from runner.supervisor.child import Child
 from tests.e2e.harness import archive
 from tests.loops import served

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from runner.attempt.usage import suggestion
-from runner.events import Finished, GpuState
+from runner.events import Finished
 from runner.loop import Loop
 from runner.message.request import Resources
+from runner.order import GpuState
 from runner.place import make_home
 from runner.supervisor.child import Child
 from tests.attempts import carried_out, metadata, order

@@ -20,10 +20,11 @@ from runner.attempt.teller import Teller
 from runner.attempt.usage import Limits, Usage
 from runner.attempt.watch import Orphaned, Watch
 from runner.errors import ExperimentError, RunnerError
-from runner.events import Finished, Order
+from runner.events import Finished
 from runner.loop import Loop
 from runner.machine.process import Confines
 from runner.machine.users import User, give
+from runner.order import Order
 from runner.place import Place
 from runner.sandbox.base import Job, Sandbox, user_of
 from runner.sandbox.kinds import sandbox_for

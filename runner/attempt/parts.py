@@ -23,10 +23,10 @@ from runner.attempt.remarks import Remarks
 from runner.attempt.teller import Teller
 from runner.attempt.watch import Watch
 from runner.attempt.worker import Worker
-from runner.events import Order
 from runner.log import always_about, mask
 from runner.loop import Loop
 from runner.message import request
+from runner.order import Order
 from runner.place import Place
 from runner.retry import Patience
 from runner.storage.metered import Meter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def test_every_package_has_its_place() -> None:
 def test_a_module_imports_only_what_is_below_its_package(module: str) -> None:
     allowed = {"", package_of(module), *BELOW[package_of(module)].split()}
     assert {other for other in IMPORTS[module] if package_of(other) not in allowed} == set()
+
+
+def test_the_drawing_has_every_module_and_no_other() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    drawing = page[page.index("    bootstrap.py") :].split("\n\n")[0]
+    drawn = set(re.findall(r"\b\w+\.py\b", drawing))
+    there = {path.name for path in MODULES.values()}
+    checks = {path.name for path in (PACKAGE / "commands" / "doctor").glob("*.py")}  # of which it names a few
+    assert drawn - there == set()
+    assert there - drawn - checks - {"__init__.py", "__main__.py"} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

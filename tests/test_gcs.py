@@ -21,6 +21,7 @@ from runner.storage import connect, gcs_tokens, ranges
 from runner.storage.base import AwsCredentials, BearerToken, Denied, Location, NotFound, Store, StoreOptions
 from runner.storage.gcs_tokens import Identity, Token
 from runner.storage.gcs_upload import CHUNK
+from tests.objects import get, put
 from tests.servers.faulty import ALWAYS, FaultyProxy, faulty
 from tests.servers.gcs import STEP, Gcs, crc32c_of
 from tests.servers.google import EMAIL, new_key, pem
@@ -56,16 +57,6 @@ def objects(gcs: Gcs, proxy: FaultyProxy, bucket: str) -> Store:
 
 def store(host: str, bucket: str, token: BearerToken | None = None, **options: Any) -> Store:
     return connect(Location("gs", "", bucket, ""), token, replace(QUICK, google_endpoint=f"http://{host}", **options))
-
-
-def get(objects: Store, key: str) -> bytes:
-    with objects.open(key) as stored:
-        return stored.stream.read()
-
-
-def put(objects: Store, key: str, data: bytes) -> None:
-    with objects.create(key) as writer:
-        writer.write(data)
 
 
 def actions(objects: Store) -> tuple[Callable[[], object], ...]:

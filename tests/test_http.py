@@ -34,6 +34,7 @@ from runner.storage.base import (
     locate,
 )
 from runner.storage.stores import Stores
+from tests.objects import get
 from tests.servers.certificates import self_signed
 from tests.servers.faulty import FaultyProxy, faulty
 from tests.servers.http import HttpServer, Served, serving
@@ -66,11 +67,6 @@ def store(
     host: str, credentials: Credentials | None = None, options: StoreOptions = QUICK, scheme: str = "http"
 ) -> Store:
     return connect(locate(f"{scheme}://{host}/"), credentials, options)
-
-
-def get(objects: Store, key: str) -> bytes:
-    with objects.open(key) as stored:
-        return stored.stream.read()
 
 
 # Objects and their names

@@ -17,6 +17,7 @@ from runner.storage import s3_wire
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.s3 import S3Store
 from runner.storage.s3_upload import PART, PARTS_OF_A_SIZE, part_size
+from tests.objects import get, put
 from tests.servers.ceph import S3Server
 from tests.servers.certificates import self_signed
 from tests.servers.faulty import ALWAYS, FaultyProxy, faulty
@@ -42,16 +43,6 @@ def store(
     host: str, bucket: str, credentials: AwsCredentials, options: StoreOptions = QUICK, region: str = "us-west-1"
 ) -> S3Store:
     return S3Store(Location("s3", host, bucket, "", region=region), credentials, options)
-
-
-def get(objects: S3Store, key: str) -> bytes:
-    with objects.open(key) as stored:
-        return stored.stream.read()
-
-
-def put(objects: S3Store, key: str, data: bytes) -> None:
-    with objects.create(key) as writer:
-        writer.write(data)
 
 
 # Credentials

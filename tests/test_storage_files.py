@@ -9,20 +9,11 @@ import pytest
 from runner.errors import Unavailable
 from runner.storage.base import Denied, NotFound
 from runner.storage.files import FileStore
+from tests.objects import get, put
 
 
 def store(directory: Path, *roots: Path) -> FileStore:
     return FileStore(str(directory), [str(root) for root in roots])
-
-
-def read(files: FileStore, key: str) -> bytes:
-    with files.open(key) as stored:
-        return stored.stream.read()
-
-
-def write(files: FileStore, key: str, data: bytes) -> None:
-    with files.create(key) as writer:
-        writer.write(data)
 
 
 @pytest.mark.parametrize("key", ["link", "out/secret", "../../secret", "out/new", "..", "../..", "a/../../../secret"])
@@ -34,11 +25,11 @@ def test_nothing_outside_of_the_roots_can_be_read_or_written(tmp_path: Path, key
     (bucket / "out").symlink_to(tmp_path)
     files = store(bucket, tmp_path / "root")
     with pytest.raises(Denied, match="--file-root"):
-        read(files, key)
+        get(files, key)
     with pytest.raises(Denied, match="--file-root"):
         files.etag(key)
     with pytest.raises(Denied, match="--file-root"):
-        write(files, key, b"x")
+        put(files, key, b"x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["root", "secret"]
     assert (tmp_path / "secret").read_text() == "secret"
 
@@ -46,7 +37,7 @@ def test_nothing_outside_of_the_roots_can_be_read_or_written(tmp_path: Path, key
 def test_no_file_is_in_reach_unless_the_operator_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(Denied, match="--file-root"):
-        read(store(tmp_path), "file")
+        get(store(tmp_path), "file")
 
 
 def test_a_root_whose_name_only_begins_alike_allows_nothing(tmp_path: Path) -> None:
@@ -54,7 +45,7 @@ def test_a_root_whose_name_only_begins_alike_allows_nothing(tmp_path: Path) -> N
     (tmp_path / "root2").mkdir()
     (tmp_path / "root2" / "file").write_text("x")
     with pytest.raises(Denied, match="--file-root"):
-        read(store(tmp_path / "root2", tmp_path / "root"), "file")
+        get(store(tmp_path / "root2", tmp_path / "root"), "file")
 
 
 def test_links_within_the_roots_are_followed(tmp_path: Path) -> None:
@@ -62,11 +53,11 @@ def test_links_within_the_roots_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real" / "file").write_bytes(b"content")
     (tmp_path / "root").symlink_to("real")
     (tmp_path / "real" / "link").symlink_to("file")
-    assert read(store(tmp_path / "root", tmp_path / "root"), "link") == b"content"
+    assert get(store(tmp_path / "root", tmp_path / "root"), "link") == b"content"
 
 
 def test_the_root_directory_may_be_a_root(tmp_path: Path) -> None:
-    write(store(Path("/"), Path("/")), str(tmp_path / "file")[1:], b"x")
+    put(store(Path("/"), Path("/")), str(tmp_path / "file")[1:], b"x")
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
@@ -76,7 +67,7 @@ def test_what_is_no_regular_file_is_no_object_and_nobody_waits_for_it(tmp_path: 
     (tmp_path / "directory").mkdir()
     files = store(tmp_path, tmp_path)
     with pytest.raises(Denied, match="not a regular file"):
-        read(files, key)
+        get(files, key)
     with pytest.raises(Denied, match="not a regular file"):
         files.etag(key)
 
@@ -84,7 +75,7 @@ def test_what_is_no_regular_file_is_no_object_and_nobody_waits_for_it(tmp_path: 
 def test_an_object_cannot_take_the_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "directory" / "sub").mkdir(parents=True)
     with pytest.raises(Denied, match="directory cannot be used"):
-        write(store(tmp_path, tmp_path), "directory", b"x")
+        put(store(tmp_path, tmp_path), "directory", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["directory"]
 
 
@@ -93,12 +84,12 @@ def test_a_key_below_a_file_is_not_found(tmp_path: Path) -> None:
     files = store(tmp_path, tmp_path)
     assert files.etag("file/below") is None
     with pytest.raises(NotFound):
-        read(files, "file/below")
+        get(files, "file/below")
 
 
 def test_a_name_that_no_file_can_have_is_denied(tmp_path: Path) -> None:
     with pytest.raises(Denied, match="too long"):
-        read(store(tmp_path, tmp_path), "k" * 300)
+        get(store(tmp_path, tmp_path), "k" * 300)
 
 
 def test_a_file_that_shrinks_while_it_is_read_does_not_look_whole(tmp_path: Path) -> None:
@@ -123,7 +114,7 @@ def test_a_file_that_grows_while_it_is_read_ends_at_its_first_size(tmp_path: Pat
 def test_what_is_written_has_the_permissions_that_the_umask_gives(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        write(store(tmp_path, tmp_path), "new/file", b"x")
+        put(store(tmp_path, tmp_path), "new/file", b"x")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new" / "file").stat().st_mode) == 0o640

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.artifacts import unpacking
+from runner.artifacts import sparse, unpacking
 from runner.artifacts.budget import Budget
 from runner.artifacts.packing import Member, copy, pack
 from runner.artifacts.unpacking import unpack
@@ -392,6 +392,16 @@ def test_holes_stay_holes(tmp_path: Path, by: str) -> None:
         assert file.read(5) == b"end\0\0"
 
 
+def test_a_sparse_file_that_grows_before_its_holes_are_found_keeps_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(4_000_000)
+        before = os.fstat(file.fileno())
+        file.seek(8_000_000)
+        file.write(b"more")
+        file.flush()
+        assert sparse.pieces(file.fileno(), before) == []
+
+
 def test_a_sparse_file_of_two_names_is_packed_once(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.mkdir()
@@ -478,6 +488,9 @@ def test_what_is_packed_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
     (source / "deep" / "er" / "tool").write_bytes(b"#!")
     (source / "deep" / "er" / "tool").chmod(0o755)
     (source / "deep" / "link").symlink_to("er/tool")
+    (source / "notes (deleted)").write_text("a copy that a file manager has named so")
+    (source / "old (deleted)").mkdir()
+    (source / "old (deleted)" / "file").write_text("there")
     os.mkfifo(source / "pipe")
     copy.mkdir()
     data = packed(source, name)

@@ -117,7 +117,7 @@ def _opened(root: str, name: str, flags: int) -> int:
     path = f"{root}/{name}".rstrip("/")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)
     there = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 -- there are many
-    if there.removesuffix(" (deleted)") != path:
+    if there not in (path, f"{path} (deleted)"):
         os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "it is gone", path)
     return fd

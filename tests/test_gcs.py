@@ -531,6 +531,16 @@ def test_an_answer_with_other_bytes_is_not_taken(gcs: Gcs, objects: Store, proxy
     assert get(objects, "key") == data
 
 
+@pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes 10-19/300000"])
+def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
+    gcs: Gcs, objects: Store, proxy: FaultyProxy, bucket: str, said: str
+) -> None:
+    data = os.urandom(300_000)
+    gcs.put(bucket, "key", data, composite=True)
+    proxy.answer(206, data[:10], headers={"Content-Range": said, "X-Goog-Generation": "1"})
+    assert get(objects, "key") == data
+
+
 def test_an_answer_without_a_version_is_asked_for_again(
     gcs: Gcs, objects: Store, proxy: FaultyProxy, bucket: str
 ) -> None:

@@ -303,6 +303,16 @@ def test_a_stream_that_is_always_cut_does_not_look_whole(s3: S3Server, proxy: Fa
         get(store(proxy.host, bucket, s3.credentials, options), "key")
 
 
+@pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes=0-9/300000", ""])
+def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
+    s3: S3Server, proxy: FaultyProxy, bucket: str, said: str
+) -> None:
+    data = os.urandom(300_000)
+    s3.put(bucket, "key", data)
+    proxy.answer(206, data[:10], headers={"ETag": '"of-another-kind"', "Content-Range": said})
+    assert get(store(proxy.host, bucket, s3.credentials), "key") == data
+
+
 def test_an_object_that_is_replaced_while_it_is_read_breaks_the_stream(
     s3: S3Server, proxy: FaultyProxy, bucket: str
 ) -> None:

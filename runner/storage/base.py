@@ -9,13 +9,17 @@ from ipaddress import IPv6Address
 from typing import Protocol
 from urllib.parse import quote, unquote
 
-from runner.errors import ExperimentError
+from runner.errors import ExperimentError, Unavailable
 from runner.retry import Patience
 
 # The unit in which everything streams, in bytes: large enough that calls cost little, small enough to forget about.
 CHUNK = 256 * 1024
 
 _PATIENCE = Patience(total=300)
+
+
+class Anew(Unavailable):
+    """A transfer is broken: only another one, from its beginning, can succeed."""
 
 
 class NotFound(ExperimentError):

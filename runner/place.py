@@ -38,6 +38,11 @@ class Place:
         """The attempt's directory: everything else lies in it."""
         return self.home / "experiments" / self.name
 
+    def open_to(self, group: int) -> None:
+        """Let a group in that the experiment runs in: until then, and to everybody else, the directory is closed."""
+        os.chown(self.root, -1, group)
+        self.root.chmod(0o750)
+
     @property
     def scratch(self) -> Path:
         """The runner's own."""
@@ -93,7 +98,7 @@ def _make(home: Path, prefix: str) -> Place:
     for number in count(1):
         place = Place(home, f"{prefix}-{number}")
         try:
-            place.root.mkdir(parents=True)
+            place.root.mkdir(parents=True, mode=0o700)
         except FileExistsError:
             continue
         return place

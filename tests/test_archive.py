@@ -641,6 +641,20 @@ def test_links_are_packed_as_they_can_be_unpacked(tmp_path: Path) -> None:
     assert noted == [entry.name for entry in members(source)], "or it would be stored again and again"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories to others")
+def test_another_users_file_that_an_experiment_has_linked_to_is_not_packed(tmp_path: Path) -> None:
+    """Not every kernel keeps users from making hard links to what they cannot read."""
+    label = tmp_path / "label"
+    label.mkdir()
+    for name in ("file", "other (deleted)", "../secret"):
+        (label / name).write_text("")
+    (label / "linked").hardlink_to(tmp_path / "secret")
+    for path in (label, label / "file"):
+        os.chown(path, 65534, 65534)
+    with tarfile.open(fileobj=io.BytesIO(packed(label))) as made:
+        assert made.getnames() == ["file", "other (deleted)"]
+
+
 def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path) -> None:
     """An experiment can exchange its directories for links while they are walked through."""
     source, outside = tmp_path / "source", tmp_path / "outside"

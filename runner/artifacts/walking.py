@@ -117,8 +117,9 @@ def open_file(entry: Entry) -> IO[bytes]:
         if error.errno in _GONE:
             raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path) from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_uid != os.lstat(entry.root).st_uid):
+        os.close(fd)  # what another user has is no experiment's, and not every system keeps links to it from being made
         raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path)
     return os.fdopen(fd, "rb")
 

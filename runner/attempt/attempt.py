@@ -211,6 +211,7 @@ class Attempt:
         for directory in (*map(self._place.label, labels), self._place.scratch / "tmp"):
             if directory.exists():
                 give(directory, user)
+        self._place.open_to(user.gid)
 
     def _execute(self, programs: Programs, sandbox: Sandbox, console: Console) -> None:
         self._enter("run")

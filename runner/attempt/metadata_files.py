@@ -10,6 +10,7 @@ from runner.artifacts.artifacts import METADATA
 from runner.attempt.metadata import Document, accession
 from runner.errors import MachineError
 from runner.events import Order
+from runner.machine.plain_files import new
 from runner.message import request
 from runner.place import Place, turn
 from runner.secrets.masking import NONE, Secrets
@@ -66,7 +67,7 @@ class MetadataFiles:
     def _put(self, name: str, data: bytes) -> None:
         """In one step: a checkpoint may be reading what is there."""
         unfinished = self._scratch / name
-        unfinished.write_bytes(self._secrets.mask(data))
+        new(unfinished, self._secrets.mask(data))
         unfinished.replace(self._directory / name)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.locks import try_lock
-from runner.machine import process
+from runner.machine import delegated, process
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,7 @@ def clear(place: Place, *, keep: bool) -> None:
         if not place.root.exists() or time.time() - place.root.stat().st_mtime < _TOO_YOUNG:
             return
     killed = process.kill_marked(f"STUDIOML_EXPERIMENT={place.name}", f"STUDIOML_HOME={place.home}")
+    delegated.sweep()
     if killed:
         log.warning("%d processes of the dead attempt in %s were still there, and are killed", killed, place.root)
     if not keep:

@@ -35,6 +35,7 @@ from runner.errors import ExperimentError, MachineError, RunnerError, Unavailabl
 from runner.events import Finished, Order
 from runner.log import always_about, mask
 from runner.loop import Loop
+from runner.machine import delegated
 from runner.machine.process import Confines
 from runner.machine.users import User, give
 from runner.message import request
@@ -217,20 +218,23 @@ class Attempt:
         self._enter("run")
         argv, env = sandbox.command()
         self._metadata.add(start_time=stamp())
-        usage = self._usage = self._measured(console)
-        try:
-            begin, largest = partial(self._begin, usage), self._order.options.max_file_size
-            status = programs.run(argv, env, self._place.workspace, started=begin, largest_file=largest)
-            status = sandbox.status(status)
-        finally:
-            usage.end()
-        if status:
-            raise usage.blame(status) or verdict.of_script(self._request, status, console.exception)
-
-    def _measured(self, console: Console) -> Usage:
         given, asked = self._order.options, self._request.resources
         limits = Limits(asked.ram * given.enforce_ram, given.max_processes, given.hang_timeout)
-        return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
+        with delegated.group(memory=limits.memory, processes=limits.processes if given.run_as else 0) as group:
+            usage = self._usage = Usage(
+                asked, limits, group, loop=self._loop, watch=self._watch, fed=lambda: console.fed
+            )
+            begin = partial(self._begin, usage)
+            try:
+                status = programs.run(
+                    argv, env, self._place.workspace, started=begin, largest_file=given.max_file_size, group=group
+                )
+            finally:
+                usage.end()
+        if usage.outgrown:
+            raise usage.outgrown
+        if status := sandbox.status(status):
+            raise usage.blame(status) or verdict.of_script(self._request, status, console.exception)
 
     def _confines(self) -> Confines:
         given = self._order.options

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 
 from runner import __version__, log
 from runner.errors import ConfigError, RequestError, RunnerError
@@ -27,6 +28,19 @@ _USAGE = """studio-runner [option ...]
 
 Runs StudioML experiments from queues until it is told to stop, or submits one (see `studio-runner submit --help`).
 Every option is a flag and an environment variable: --queue-match is QUEUE_MATCH. The flag wins."""
+
+# The module of each sub-command in runner/commands, imported only when it is wanted: its ``main`` gets the other words.
+_COMMANDS = {
+    "doctor": "doctor",
+    "explain": "explain",
+    "keys": "keygen",
+    "listen": "listen",
+    "prepare": "prepare",
+    "run": "run",
+    "submit": "submit",
+    "top": "top",
+    "validate": "validate",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,92 +71,27 @@ def _told(words: list[str]) -> int:
 
 
 def _done(words: list[str]) -> int:
-    commands = {
-        "attempt": _attempt,
-        "submit": _submit,
-        "listen": _listen,
-        "top": _top,
-        "explain": _explain,
-        "prepare": _prepare,
-        "keys": _keys,
-        "doctor": _doctor,
-        "run": _run,
-        "validate": _validate,
-        "--version": _version,
-    }
-    if words and words[0] in commands:
-        return commands[words[0]](words[1:])
-    if words and not words[0].startswith("-"):
-        known = ", ".join(sorted(name for name in commands if name not in ("attempt", "--version")))
-        raise ConfigError(f"{words[0]!r} is no command: they are {known}; or give options alone, to run experiments")
+    word, rest = (words[0], words[1:]) if words else ("", [])
+    if word in _COMMANDS:
+        command: Callable[[Sequence[str]], int] = import_module(f"runner.commands.{_COMMANDS[word]}").main
+        return command(rest)
+    if word == "attempt":
+        return _attempt(rest)
+    if word == "--version":
+        print(f"studio-runner {__version__}")  # noqa: T201
+        return 0
+    if word and not word.startswith("-"):
+        known = ", ".join(sorted(_COMMANDS))
+        raise ConfigError(f"{word!r} is no command: they are {known}; or give options alone, to run experiments")
     return _serve(words)
 
 
-def _version(_words: list[str]) -> int:
-    print(f"studio-runner {__version__}")  # noqa: T201
-    return 0
-
-
 def _attempt(words: list[str]) -> int:
-    """Be the process of one attempt; only the supervisor starts it (see events.py)."""
+    """Be the process of one attempt; only the supervisor starts it (see order.py and events.py)."""
     from runner.attempt.process import serve  # noqa: PLC0415 -- each command pays only for what it uses
 
     log.start(log.Style.of(os.environ))
     return serve(sys.stdin.fileno(), int(words[0]))
-
-
-def _submit(words: list[str]) -> int:
-    from runner.commands.submit import main as submit  # noqa: PLC0415
-
-    return submit(words)
-
-
-def _top(words: list[str]) -> int:
-    from runner.commands.top import main as top  # noqa: PLC0415
-
-    return top(words)
-
-
-def _explain(words: list[str]) -> int:
-    from runner.commands.explain import main as explain  # noqa: PLC0415
-
-    return explain(words)
-
-
-def _prepare(words: list[str]) -> int:
-    from runner.commands.prepare import main as prepare  # noqa: PLC0415
-
-    return prepare(words)
-
-
-def _keys(words: list[str]) -> int:
-    from runner.commands.keygen import main as keys  # noqa: PLC0415
-
-    return keys(words)
-
-
-def _doctor(words: list[str]) -> int:
-    from runner.commands.doctor import main as doctor  # noqa: PLC0415
-
-    return doctor(words)
-
-
-def _run(words: list[str]) -> int:
-    from runner.commands.run import main as run  # noqa: PLC0415
-
-    return run(words)
-
-
-def _validate(words: list[str]) -> int:
-    from runner.commands.validate import main as validate  # noqa: PLC0415
-
-    return validate(words)
-
-
-def _listen(words: list[str]) -> int:
-    from runner.commands.listen import main as listen  # noqa: PLC0415
-
-    return listen(words)
 
 
 def _serve(words: list[str]) -> int:

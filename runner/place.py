@@ -106,7 +106,7 @@ def _make(home: Path, prefix: str) -> Place:
 
 
 def turn(home: Path, second: int) -> tuple[int, int]:
-    """Return a second, and the how manieth attempt in it this one is: a pair that no runner below ``home`` gets twice.
+    """Return a second, and the number of this attempt in it, from 0: a pair that no runner below ``home`` gets twice.
 
     Metadata objects are named by it, and of two of one name the first would be lost. The second is a later one when
     the clock has gone back.

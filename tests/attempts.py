@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runner.events import Finished, Options, Order
+from runner.events import Finished
 from runner.loop import Loop
+from runner.order import Options, Order
 from runner.supervisor.child import Child
 from tests.e2e.harness import archive
+from tests.loops import served
 
 
 def order(
@@ -47,9 +48,7 @@ def carried_out(order: Order, seconds: float = 60.0) -> Finished:
         child = Child(loop)
         try:
             child.begin(order)
-            end = time.monotonic() + seconds
-            while child.ended() is None and time.monotonic() < end:
-                loop.run_once(0.05)
+            served(loop, lambda: child.ended() is not None, seconds=seconds)
             assert child.finished
             return child.finished
         finally:

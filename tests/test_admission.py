@@ -14,6 +14,7 @@ from runner.machine.gpus import Card, Wish
 from runner.queues.base import Delivery
 from runner.supervisor.admission import Queues
 from runner.supervisor.reasons import Reasons, runners
+from tests.loops import Clock
 
 ONE = Need(1, 0, 0)
 
@@ -47,14 +48,6 @@ class Names:
 
     def close(self) -> None:
         self.names = []
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Machine:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import MachineError, RequirementError, Unavailable
-from runner.events import Options, Order
 from runner.message import request
+from runner.order import Options, Order
 from runner.place import Place
 from runner.sandbox import interpreters, layer
 from runner.sandbox.base import Job, Run

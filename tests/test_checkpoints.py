@@ -14,7 +14,7 @@ from runner.attempt.worker import Worker
 from runner.loop import Loop
 from runner.message.request import Artifact
 from runner.storage.base import Location
-from tests.servers.starting import wait
+from tests.loops import served
 
 
 def artifact(label: str, pace: float | None = None, *, mutable: bool = True) -> Artifact:
@@ -33,11 +33,7 @@ class Scene:
         self.checkpoints.begin(self.loop, Worker(self.loop))
 
     def until(self, what: Callable[[], bool]) -> None:
-        def served() -> bool:
-            self.loop.run_once(0.02)
-            return what()
-
-        wait(served, seconds=10)
+        assert served(self.loop, what, seconds=10), "it did not happen"
 
 
 def test_each_artifact_is_stored_at_its_own_pace_or_else_at_that_of_all() -> None:

@@ -26,6 +26,7 @@ from runner.message import envelope, request
 from runner.message.envelope import Envelopes
 from runner.options.settings import Settings
 from runner.supervisor import intake
+from tests.loops import Clock
 
 VECTORS = Path(__file__).resolve().parent / "vectors"
 KEYS = VECTORS / "keys"
@@ -35,18 +36,11 @@ QUEUE = "rmq_cl_sm5"
 REFUSED = pytest.raises(RequestError)
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Place:
     """A runner's directories of keys: those of the real client, if nothing else is said."""
 
     def __init__(self, root: Path) -> None:
-        self.clock = Clock()
+        self.clock = Clock(0.0)
         self.signers, self.keys = root / "signing", root / "message"
         for directory in (self.signers, self.keys / "encryption", self.keys / "passphrase"):
             directory.mkdir(parents=True)

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from runner import events
-from runner.events import Checkpoint, ContractError, Failing, Finished, GpuState, Options, Order, Phase, Placed, Started
+from runner.events import Checkpoint, ContractError, Failing, Finished, Phase, Placed, Started
+from runner.order import GpuState, Options, Order
 
 ORDER = Order(
     document={"experiment": {"key": "k"}, "config": {}},

@@ -8,18 +8,12 @@ from pathlib import Path
 import pytest
 
 from runner.crypto.keys import KeyDirectory
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.loops import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 def test_the_longest_file_name_that_begins_the_queues_name_counts(tmp_path: Path, clock: Clock) -> None:

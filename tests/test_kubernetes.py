@@ -12,6 +12,7 @@ import pytest
 
 from runner.loop import Loop
 from runner.supervisor.kubernetes import Pod, PodState
+from tests.loops import served
 from tests.servers.kubernetes import ApiServer, started
 
 COMMON, OWN = "studioml-go-runner", "pod-1"
@@ -34,10 +35,7 @@ class Watcher:
         self.until(lambda: self.state.suspended is suspended, seconds)
 
     def until(self, true: Callable[[], bool], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, "it did not happen in time"
-            self.loop.run_once(0.1)
+        assert served(self.loop, true, seconds=seconds), "it did not happen in time"
 
     def stays(self, suspended: bool, seconds: float = 0.5) -> None:
         deadline = time.monotonic() + seconds

@@ -10,14 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from runner.loop import Loop
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.loops import Clock
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from runner.monitoring.exposition import render
 from runner.monitoring.journal import Journal
 from runner.monitoring.metrics import ALL, Metrics
 from runner.monitoring.status import Bar, Experiment, Queue, Snapshot, Source, Status
+from tests.loops import Clock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,14 +34,6 @@ PROTOCOL = {
 }
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def status(**members: object) -> Status:
     given = {"version": "1", "host": "node", "process": 7, "time": 1000.0, "started": 900.0, "idle": "", **members}
     return Status(**given)  # type: ignore[arg-type]
@@ -48,7 +41,7 @@ def status(**members: object) -> Status:
 
 def full() -> Snapshot:
     """A snapshot in which every metric has a value."""
-    clock = Clock()
+    clock = Clock(1000.0)
     journal = Journal(Metrics(clock), clock, clock)
     journal.waited(998.0)
     journal.phase("run", 3.0)
@@ -137,7 +130,7 @@ def test_a_verdict_that_nobody_knows_makes_no_series_of_its_own() -> None:
 
 
 def test_series_of_finished_experiments_go_away_and_sums_stay_right() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     counts = Metrics(clock)
 
     def completed() -> dict[str, float]:
@@ -168,7 +161,7 @@ def test_memory_has_an_end_though_nobody_asks() -> None:
 
 
 def test_series_of_queues_that_are_gone_go_away() -> None:
-    clock = Clock()
+    clock = Clock(1000.0)
     counts = Metrics(clock)
     for name in ("local_a", "local_b"):
         counts.add(metrics.CHECKED, "local", name)

@@ -16,15 +16,9 @@ from runner.attempt.remarks import Remarks
 from runner.events import Advanced
 from runner.loop import Loop
 from runner.storage.files import FileStore
+from tests.loops import Clock
 
 MIB = 1024 * 1024
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

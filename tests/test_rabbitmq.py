@@ -16,6 +16,7 @@ from runner.loop import Loop
 from runner.queues import discovery, matcher
 from runner.queues.amqp import publish
 from runner.queues.rabbitmq import Address, RabbitDelivery, RabbitMQ
+from tests.loops import served
 from tests.servers.rabbitmq import PASSWORD, USER, Broker
 from tests.servers.tcp import TcpProxy, proxied
 
@@ -36,10 +37,8 @@ class Bench:
 
     def until(self, true: Callable[[], Any], seconds: float = 30.0) -> Any:
         """Serve the loop until something is true, and return it."""
-        end = time.monotonic() + seconds
-        while not (found := true()):
-            assert time.monotonic() < end, "it did not happen"
-            self.loop.run_once(0.05)
+        found = served(self.loop, true, seconds=seconds)
+        assert found, "it did not happen"
         return found
 
     def take(self, server: RabbitMQ, queue: str, seconds: float = 30.0) -> RabbitDelivery:

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from runner.attempt.usage import suggestion
-from runner.events import Finished, GpuState
+from runner.events import Finished
 from runner.loop import Loop
 from runner.message.request import Resources
+from runner.order import GpuState
 from runner.place import make_home
 from runner.supervisor.child import Child
 from tests.attempts import carried_out, metadata, order
+from tests.loops import served
 
 MIB = 2**20
 
@@ -299,13 +301,10 @@ def test_what_was_used_of_the_gpus_is_told_too(home: Path, tmp_path: Path) -> No
         child = Child(loop)
         try:
             child.begin(wanted)
-            end = time.monotonic() + 60
-            while not child.experiment and time.monotonic() < end:
-                loop.run_once(0.05)
+            served(loop, lambda: child.experiment, seconds=60)
             for used in (2 * 2**30, 6 * 2**30, 2**30):
                 child.tell_gpus(GpuState(None, used))
-            while child.ended() is None and time.monotonic() < end:
-                loop.run_once(0.05)
+            served(loop, lambda: child.ended() is not None, seconds=60)
         finally:
             child.kill()
             child.close()

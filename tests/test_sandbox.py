@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.events import Options, Order
 from runner.machine import process, procfs
 from runner.message import request
+from runner.order import Options, Order
 from runner.place import Place
 from runner.sandbox import environment
 from runner.sandbox.base import Job

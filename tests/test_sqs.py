@@ -19,6 +19,7 @@ from runner.queues.base import Delivery
 from runner.queues.sqs import SQS
 from runner.queues.sqs_account import Options
 from runner.queues.sqs_held import TIMING, Timing
+from tests.loops import served
 from tests.servers.faulty import ALWAYS, FaultyProxy, faulty
 from tests.servers.sqs import KEY, REGION, SECRET, SQSServer
 
@@ -40,10 +41,7 @@ class Bench:
         return server
 
     def soon(self, look: Callable[[], object], seconds: float = 20.0) -> object:
-        end = time.monotonic() + seconds
-        while not (found := look()) and time.monotonic() < end:
-            self.loop.run_once(0.05)
-        return found
+        return served(self.loop, look, seconds=seconds)
 
     def take(self, server: SQS, queue: str = QUEUE) -> Delivery:
         found = self.soon(lambda: server.take(queue))

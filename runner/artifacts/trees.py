@@ -45,7 +45,7 @@ def survey(root: Path) -> Survey:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the name and status of everything below a directory, always in the same order."""
+    """Yield the name and status of everything below a directory, always in the same order; nothing is left out."""
     waiting = [""]
     while waiting:
         above = waiting.pop()

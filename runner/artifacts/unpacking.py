@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import os
 import stat
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
+from runner.artifacts import decompression, tar_reading
 from runner.artifacts.budget import Budget
+from runner.artifacts.decompression import decompressed
+from runner.artifacts.tar_reading import Metered
 from runner.artifacts.walking import stays_inside
 from runner.errors import ExperimentError, MachineError, is_machines_own
 from runner.storage.base import CHUNK, Reader
@@ -22,13 +22,8 @@ _MOST_MEMBERS = 1_000_000
 _DEEPEST = 256
 # Directories that are remembered as such, to save looking: some megabytes of names at worst, tens in practice.
 _MOST_KNOWN = 2000
-# Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
-# 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
-_MOST_UNSPENT = 2 * 1024 * 1024
 # What PAX headers may say of all later members together: tarfile copies it for each. In characters; git needs 50.
 _MOST_GLOBAL = 64 * 1024
-# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
-_MOST_ENDS = 100
 # PATH_MAX and NAME_MAX of Linux, in bytes.
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
@@ -45,78 +40,20 @@ def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
     of the directory is touched, whatever the archive says. The stream is read to its end. Raises ExperimentError for
     what is refused or corrupt, or what goes over the budget; errors of the stream pass through.
     """
-    plain = _Metered(_decompressed(stream), budget)
+    plain = Metered(decompressed(stream), budget)
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", tarinfo=_Member, bufsize=CHUNK) as tar:
+        with tar_reading.opened(plain) as tar:
             _unpack_members(tar, directory, plain)
         for rest in (plain, stream):
             while rest.read(CHUNK):
                 pass
-    except _DAMAGE as error:
+    except (*decompression.DAMAGE, *tar_reading.DAMAGE) as error:
         if isinstance(error, OSError) and is_machines_own(error):
             raise MachineError(f"this machine cannot unpack it: {error.strerror}") from error
         raise ExperimentError(f"the archive cannot be unpacked, it is damaged or is none: {error}") from error
 
 
-# What tarfile and the decompressors raise for bad input: tarfile lets some of its own mistakes out.
-_DAMAGE = (
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    ValueError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-)
-
-
-# Not in typeshed. The remaining kind, EOFHeaderError, is the end that every archive has to have.
-_NO_HEADER = (
-    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
-    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
-    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
-)
-
-
-class _Metered:
-    """A stream and the budget for what it holds: it breaks off when much is read of which nothing is spent.
-
-    Whatever makes tarfile read without an end (large or endless headers, zeros after the archive) stops here.
-    """
-
-    def __init__(self, stream: Reader, budget: Budget) -> None:
-        self._stream, self._budget = stream, budget
-        self._unspent = self._ends = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
-        self._unspent += len(data)
-        if self._unspent > _MOST_UNSPENT:
-            raise tarfile.ReadError(f"more than {_MOST_UNSPENT} bytes in a header or after the end")
-        self._ends += not data
-        if self._ends > _MOST_ENDS:
-            raise EOFError("it ends in the middle")
-        return data
-
-    def spend(self, size: int) -> None:
-        self._unspent = 0
-        self._budget.spend(size)
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose header is there: tarfile takes a damaged or missing one for the end of the archive."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
-        try:
-            return super().fromtarfile(tar)
-        except _NO_HEADER as error:
-            raise tarfile.ReadError(f"no header where one has to be ({error})") from error
-
-
-def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: _Metered) -> None:
+def _unpack_members(tar: tarfile.TarFile, directory: Path, budget: Metered) -> None:
     tree = _Tree(str(directory), budget)
     for number, member in enumerate(tar):
         tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
@@ -135,7 +72,7 @@ class _Tree:
     What is known to be a directory stays one, for no member may replace it. There are many members: paths are strings.
     """
 
-    def __init__(self, root: str, budget: _Metered) -> None:
+    def __init__(self, root: str, budget: Metered) -> None:
         self.root, self.budget = root, budget
         self._known = {""}
 
@@ -265,7 +202,7 @@ def _pieces(listed: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: _Metered) -> None:
+def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: Metered) -> None:
     while length > 0:
         data = source.read(min(length, CHUNK))
         if not data:
@@ -295,86 +232,3 @@ def _unpack_hard_link(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: lis
         raise _refused(member, f"is a hard link to {member.linkname[:200]!r}, which is no file of the archive")
     _clear(path, member)
     os.link(target, path, follow_symlinks=False)
-
-
-def _decompressed(stream: Reader) -> Reader:
-    """Find out from the first bytes what a stream is compressed with, and return it as it was before."""
-    head = _head(stream, 6)
-    replayed = _Replayed(head, stream)
-    for magic, make in _MAGIC.items():
-        if head.startswith(magic):
-            return _Decompressed(replayed, make)
-    return replayed
-
-
-def _head(stream: Reader, size: int) -> bytes:
-    head = b""
-    while len(head) < size and (data := stream.read(size - len(head))):
-        head += data
-    return head
-
-
-class _Replayed:
-    """A stream whose first bytes have been read already."""
-
-    def __init__(self, head: bytes, stream: Reader) -> None:
-        self._head, self._stream = head, stream
-
-    def read(self, size: int = -1, /) -> bytes:
-        if self._head:
-            data, self._head = self._head[:size], self._head[size:]
-            return data
-        return self._stream.read(size)
-
-
-class _Zlib:
-    """zlib's decompressor with the manners of bz2's and lzma's: it keeps its unread input to itself."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(16 + zlib.MAX_WBITS)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-
-
-_MAGIC: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": _Zlib,
-    b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
-}
-
-
-class _Decompressed:
-    """A stream decompressed in small pieces, so that a bomb meets its budget before it meets the memory."""
-
-    def __init__(self, stream: Reader, make: Callable[[], Any]) -> None:
-        self._stream, self._make = stream, make
-        self._inner = make()
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return at most ``size`` bytes, and never more than a chunk, as tarfile's streams allow."""
-        wanted = CHUNK if size < 0 else min(size, CHUNK)
-        while True:
-            if self._inner.eof:
-                rest = self._inner.unused_data or self._stream.read(CHUNK)
-                if not rest.strip(b"\0"):
-                    return b""  # the end, or the padding that some writers add
-                self._inner = self._make()
-            else:
-                rest = self._stream.read(CHUNK) if self._inner.needs_input else b""
-                if not rest and self._inner.needs_input:
-                    raise EOFError("it ends in the middle")
-            if data := self._inner.decompress(rest, wanted):
-                return cast("bytes", data)

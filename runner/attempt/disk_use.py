@@ -18,6 +18,7 @@ from runner.machine.disk import free
 from runner.machine.hoard import LEFT_FREE
 from runner.place import Place
 from runner.units import format_size
+from runner.walk import walk
 
 # Measurements follow each other after so many seconds, first and at last, and take at most this share of the time.
 _FIRST, _PACE = 1.0, 10.0
@@ -109,14 +110,10 @@ def disk_use(directory: Path, going: Callable[[], bool] = lambda: True) -> int:
 
     It ends early when it is not ``going`` on any more.
     """
-    total, waiting = 0, [str(directory)]
-    while waiting and going():
-        with suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISDIR(status.st_mode):
-                        waiting.append(entry.path)
-                    else:
-                        total += min(status.st_size, status.st_blocks * 512) // max(1, status.st_nlink)
+    total = 0
+    for _, status in walk(directory, leaving_out=OSError):
+        if not going():
+            break
+        if not stat.S_ISDIR(status.st_mode):
+            total += min(status.st_size, status.st_blocks * 512) // max(1, status.st_nlink)
     return total

@@ -9,9 +9,9 @@ from datetime import datetime, timezone
 from runner.artifacts.artifacts import METADATA
 from runner.attempt.metadata import Document, accession
 from runner.errors import MachineError
-from runner.events import Order
 from runner.machine.plain_files import new
 from runner.message import request
+from runner.order import Order
 from runner.place import Place, turn
 from runner.secrets.masking import NONE, Secrets
 

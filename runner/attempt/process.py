@@ -13,10 +13,11 @@ from runner.attempt.attempt import Attempt
 from runner.attempt.teller import Teller
 from runner.attempt.watch import Orphaned, Watch
 from runner.errors import MachineError, is_machines_own
-from runner.events import Finished, Order
+from runner.events import Finished
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.machine import process
+from runner.order import Order
 from runner.place import placed
 from runner.secrets import concealment
 

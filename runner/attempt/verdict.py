@@ -11,6 +11,7 @@ from runner.attempt.watch import Cancelled, Stopped
 from runner.errors import ExperimentError, MachineError, RunnerError, Unavailable
 from runner.events import Finished
 from runner.message.request import Request
+from runner.units import format_duration
 
 # What an error means for the message, its word where it has none of its own ("": the phase says), and the verb.
 _MEANINGS: tuple[tuple[type[RunnerError], str, str, str], ...] = (
@@ -83,6 +84,15 @@ def of_script(wanted: Request, status: int, exception: str) -> ScriptError:
     if status == -signal.SIGXFSZ or f"[Errno {errno.EFBIG}]" in exception:
         return ScriptError(f"{sentence} (see --max-file-size)", status, verdict="disk")
     return ScriptError(sentence, status)
+
+
+def late(wanted: Request, began: float) -> ExperimentError:
+    """Say where the time limit of an attempt comes from that began then, in seconds since 1970: for when it is up."""
+    given = {"max_duration": wanted.max_duration, "experimentLifetime": wanted.lifetime}
+    limits = [f"{name} {format_duration(value)}" for name, value in given.items() if value]
+    which = ", ".join(limits) or "96h, since the message sets none"
+    word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
+    return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
 
 
 def _signal_name(number: int) -> str:

@@ -6,9 +6,9 @@ import os
 import time
 
 from runner.errors import ExperimentError, RunnerError
-from runner.events import GpuState
 from runner.lifecycle import Signals
 from runner.loop import Loop
+from runner.order import GpuState
 
 # The longest single wait, in seconds: a limit is noticed this late at worst.
 TICK = 1.0

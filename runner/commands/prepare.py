@@ -11,16 +11,16 @@ from pathlib import Path
 from runner import log
 from runner.artifacts.artifacts import Artifacts
 from runner.artifacts.budget import Budget
-from runner.attempt.attempt import sandbox_for
 from runner.commands import message_file
 from runner.commands.message_file import ByHand
 from runner.errors import ConfigError, MachineError
-from runner.events import Order
 from runner.message.request import Request
 from runner.options.reading import read
 from runner.options.settings import Settings, log_style
+from runner.order import Order
 from runner.place import Place, make_home, placed
 from runner.sandbox.base import Job
+from runner.sandbox.kinds import sandbox_for
 from runner.storage.stores import Stores
 from runner.supervisor import intake
 from runner.supervisor.orders import options_of

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.errors import MachineError
-from runner.events import Order
 from runner.machine.users import User
 from runner.message.request import Request
+from runner.order import Order
 from runner.place import Place
 
 

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -23,6 +24,7 @@ from typing import IO, Any
 
 from runner.locks import try_lock
 from runner.place import remove
+from runner.walk import walk
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class Environment:
         try:
             return int(self._note["bytes"])
         except (OSError, ValueError, LookupError, TypeError):  # not ready, or a crash took its note
-            return sum(_disk(status) for _, status in _walk(self.content))
+            return sum(_disk(status) for _, status in walk(self.content))
 
     @property
     def last_used(self) -> float:
@@ -100,16 +102,17 @@ class Environment:
 
     def seal(self, about: About) -> None:
         """Make it read-only, and note what it is."""
-        entries = list(_walk(self.content))
+        entries = list(walk(self.content))
         for path, status in entries:
-            if not path.is_symlink():
-                path.chmod(status.st_mode & 0o555)
-        checked = [path for path, _ in entries if _counts(path)]
+            if not stat.S_ISLNK(status.st_mode):
+                os.chmod(path, status.st_mode & 0o555)  # noqa: PTH101 -- there are many
+        checked = [(path, status) for path, status in entries if _counts(path)]
+        folders = [path for path, status in checked if stat.S_ISDIR(status.st_mode)]
         note = {
             "about": about,
             "bytes": sum(_disk(status) for _, status in entries),
-            "folders": [str(path.relative_to(self.content)) for path in checked if _is_folder(path)],
-            "sealed": max(path.lstat().st_ctime_ns for path in checked),
+            "folders": [os.path.relpath(path, self.content) for path in folders],
+            "sealed": max(os.lstat(path).st_ctime_ns for path, _ in checked),
         }
         (self.directory / f".{_READY}").write_text(json.dumps(note))
 
@@ -129,7 +132,7 @@ class Environment:
                 return False  # another version of the runner has built it
             paths = [str(self.content), *(f"{self.content}/{folder}" for folder in note["folders"])]
             if thoroughly:
-                paths = [str(path) for path, _ in _walk(self.content) if _counts(path)]
+                paths = [path for path, _ in walk(self.content) if _counts(path)]
             return all(os.lstat(path).st_ctime_ns <= note["sealed"] for path in paths)
         except (OSError, ValueError, LookupError, TypeError):
             return False
@@ -144,26 +147,13 @@ class Environment:
         self._lock.close()
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _counts(path: Path) -> bool:
-    return "__pycache__" not in path.parts
+def _counts(path: str) -> bool:
+    """Byte code may come and go."""
+    return "__pycache__" not in path.split("/")
 
 
 def _disk(status: os.stat_result) -> int:
     return status.st_blocks * 512
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield all that there is in a tree, its root first; what vanishes meanwhile is left out."""
-    waiting = [root]
-    for path in waiting:  # grows while it is walked
-        with suppress(FileNotFoundError):
-            yield path, path.lstat()
-            if _is_folder(path):
-                waiting += path.iterdir()
 
 
 class Environments:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from runner import events
 from runner.errors import MachineError
-from runner.events import Event, Finished, GpuState, Order
+from runner.events import Event, Finished
 from runner.log import variables
 from runner.loop import Loop
 from runner.machine.process import signal_group
 from runner.options.reading import variables_of
 from runner.options.settings import Settings
+from runner.order import GpuState, Order
 from runner.secrets.redaction import secrets_of_variable
 
 log = logging.getLogger(__name__)

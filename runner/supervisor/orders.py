@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from os import environ
 
-from runner.events import Options, Order
 from runner.machine.allocate import Allocation
 from runner.options.settings import Settings
+from runner.order import Options, Order
 from runner.queues.base import Delivery
 from runner.sandbox.environment import is_installers
 from runner.secrets.masking import Secrets

@@ -16,7 +16,6 @@ from runner.events import (
     Event,
     Failing,
     Finished,
-    GpuState,
     Leased,
     Line,
     Moved,
@@ -29,6 +28,7 @@ from runner.machine.allocate import Allocation, Need
 from runner.machine.disk import Claim
 from runner.message.request import Request
 from runner.monitoring.journal import Journal
+from runner.order import GpuState
 from runner.place import Place, clear
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.settle import Decision, settle

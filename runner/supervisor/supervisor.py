@@ -9,7 +9,7 @@ from functools import partial
 from time import time
 
 from runner.errors import MachineError, RequestError
-from runner.events import Finished, GpuState
+from runner.events import Finished
 from runner.lifecycle import Limits, Signals
 from runner.loop import Loop
 from runner.machine.allocate import Allocator
@@ -21,6 +21,7 @@ from runner.monitoring import metrics
 from runner.monitoring.board import Board
 from runner.monitoring.journal import Journal
 from runner.options.settings import Settings
+from runner.order import GpuState
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.settle import Decision, Ledger, decide, settle
 from runner.reporting.reports import Reports

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from runner.queues.files import Directory
 from runner.queues.rabbitmq import Address, RabbitMQ
 from runner.queues.sqs import SQS
 from runner.queues.sqs_account import Options
+from tests.loops import served
 from tests.servers.rabbitmq import Broker
 from tests.servers.sqs import REGION, SQSServer
 
@@ -44,10 +44,7 @@ class Backend:
 
     def soon(self, look: Callable[[], object], seconds: float = 45.0) -> object:
         """Serve the loop until something is true, and return it."""
-        end = time.monotonic() + seconds
-        while not (found := look()) and time.monotonic() < end:
-            self.loop.run_once(0.05)
-        return found
+        return served(self.loop, look, seconds=seconds)
 
     def take(self, server: QueueServer, queue: str = "") -> Delivery:
         found = self.soon(lambda: server.take(queue or self.queue))

@@ -18,7 +18,7 @@ import bcrypt
 import pytest
 import requests
 
-from tests.servers.starting import free_ports, wait
+from tests.servers.starting import free_ports, need, wait
 
 # Where tools/install_apptainer.sh puts it.
 INSTALLED = "/opt/apptainer/bin"
@@ -48,8 +48,7 @@ def apptainer() -> str:
 @pytest.fixture(scope="session")
 def root_file_system(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Debian with Python, whose packages are only unpacked: that takes 5 s, and is enough to run programs."""
-    if not shutil.which("mmdebstrap"):
-        pytest.skip("there is no mmdebstrap: run tools/install.sh servers as root")
+    need("mmdebstrap", install="tools/install.sh servers")
     root = tmp_path_factory.mktemp("image") / "root"
     packages = "--include=base-files,base-passwd,dash,coreutils,python3,python3-venv"
     release, mirror = _debian()
@@ -129,8 +128,7 @@ class Registry:
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A real registry (CNCF Distribution), which wants a login."""
-    if not shutil.which("docker-registry"):
-        pytest.skip("there is no docker-registry: run tools/install.sh servers as root")
+    need("docker-registry", install="tools/install.sh servers")
     root, (port,) = tmp_path_factory.mktemp("registry"), free_ports(1)
     user, password = "lab", "registry-Secret-0123"
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()

@@ -24,7 +24,7 @@ import requests
 from runner.storage.base import AwsCredentials
 from runner.storage.sigv4 import Signer, encode
 from tests.servers.certificates import self_signed
-from tests.servers.starting import StartError, free_ports, wait
+from tests.servers.starting import StartError, free_ports, need, wait
 
 PROGRAMS = ("ceph-authtool", "monmaptool", "ceph-mon", "ceph", "ceph-osd", "radosgw", "radosgw-admin")
 REGION = "us-west-1"
@@ -123,12 +123,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing:
-        reason = (
-            f"no S3 server to test against: {', '.join(missing)} not found (apt-get install radosgw ceph-mon ceph-osd)"
-        )
-        (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
+    need(*PROGRAMS, install="apt-get install radosgw ceph-mon ceph-osd")
     with started() as server:
         yield server
 

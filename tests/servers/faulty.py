@@ -22,7 +22,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from http.client import HTTPConnection, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.servers.listening import listening
 
 ALWAYS = math.inf
 # Seconds in which a silent proxy says nothing: more than clients in tests wait.
@@ -104,17 +106,9 @@ def faulty(upstream: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Faul
     class Handler(_Handler):
         proxy: FaultyProxy
 
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        Handler.proxy = FaultyProxy(f"127.0.0.1:{server.server_port}", upstream)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield Handler.proxy
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Handler, tls=tls) as host:
+        Handler.proxy = FaultyProxy(host, upstream)
+        yield Handler.proxy
 
 
 KINDS = {
@@ -136,14 +130,6 @@ def _damaged(data: bytes, mark: bytes = b"") -> bytes:
     """Flip one bit, anywhere or in the byte before a mark."""
     where = data.index(mark) - 1 if mark else random.randrange(len(data))
     return data[:where] + bytes([data[where] ^ 1]) + data[where + 1 :]
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # kept connections would hold it up
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are what this is for."""
 
 
 class _Handler(BaseHTTPRequestHandler):

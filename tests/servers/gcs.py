@@ -27,7 +27,8 @@ import google_crc32c
 import pytest
 import requests
 
-from tests.servers.google import GoogleHandler, GoogleServer, Identities
+from tests.servers.google import GoogleHandler, Identities
+from tests.servers.listening import listening
 from tests.servers.starting import StartError, free_ports, wait
 
 STEP = 256 * 1024
@@ -288,19 +289,6 @@ class _Gate(GoogleHandler):
 
 
 @contextmanager
-def _serving(handler: type[GoogleHandler]) -> Iterator[str]:
-    """Serve until the context ends; yield HOST:PORT."""
-    with GoogleServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
 def started() -> Iterator[Gcs]:
     """Run a server of our own."""
 
@@ -308,7 +296,7 @@ def started() -> Iterator[Gcs]:
         state = State()
         identities = Identities()
 
-    with _serving(Handler) as host:
+    with listening(Handler) as host:
         yield Gcs(host, Handler.state, Handler.identities)
 
 
@@ -335,7 +323,7 @@ def gcs_emulator() -> Iterator[Emulator]:
         identities = Identities()
         upstream = f"127.0.0.1:{port}"
 
-    with tempfile.TemporaryDirectory(prefix="gcs-") as root, _serving(Gate) as host:
+    with tempfile.TemporaryDirectory(prefix="gcs-") as root, listening(Gate) as host:
         program = Path(sys.executable).parent / "gcp-storage-emulator"
         command = [str(program), "start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--quiet"]
         with (Path(root) / "log").open("wb") as log:

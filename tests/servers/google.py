@@ -10,7 +10,7 @@ import secrets
 import time
 from base64 import urlsafe_b64decode
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -153,11 +153,3 @@ class GoogleHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
-
-
-class GoogleServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # kept connections would hold it up
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are what some tests are about."""

@@ -6,8 +6,10 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.servers.listening import listening
 
 SECRET = "T0/B0/hidden-Secret"
 
@@ -54,13 +56,9 @@ def serving() -> Iterator[Hook]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        hook.url = f"http://127.0.0.1:{server.server_port}/services/{SECRET}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
+    with listening(Handler) as host:
+        hook.url = f"http://{host}/services/{SECRET}"
         try:
             yield hook
         finally:
             hook.hold.set()
-            server.shutdown()
-            thread.join()

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import BinaryIO
+
+from tests.servers.listening import listening
 
 
 @dataclass
@@ -58,27 +59,13 @@ def serving(address: str = "127.0.0.1", *, tls: tuple[str, str] | None = None) -
     class Handler(_Handler):
         server_of: HttpServer
 
-    with _Server((address, 0), Handler) as listening:
-        if tls is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            listening.socket = context.wrap_socket(listening.socket, server_side=True)
-        Handler.server_of = HttpServer(f"{address}:{listening.server_port}")
-        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield Handler.server_of
-        finally:
-            listening.shutdown()
-            thread.join()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # kept connections would hold it up
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are part of the game."""
+    context = None
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+    with listening(Handler, address, tls=context) as host:
+        Handler.server_of = HttpServer(host)
+        yield Handler.server_of
 
 
 class _Handler(BaseHTTPRequestHandler):

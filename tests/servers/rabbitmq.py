@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from tests.servers.certificates import self_signed
-from tests.servers.starting import StartError, free_ports, wait
+from tests.servers.starting import StartError, free_ports, need, wait
 
 # The script itself: Debian's wrapper of the same name changes the user and the log's place.
 SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -214,9 +214,7 @@ class Broker:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """The node; tests that stop it start it again."""
-    if not SCRIPT.exists() or shutil.which("epmd") is None:
-        reason = "no RabbitMQ to test against: rabbitmq-server not found (apt-get install rabbitmq-server)"
-        (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
+    need(SCRIPT, "epmd", install="apt-get install rabbitmq-server")
     with started() as node:
         yield node
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 
 class StartError(Exception):
     """The server did not come up."""
+
+
+def need(*programs: str | Path, install: str) -> None:
+    """Skip the test when programs are missing; where servers are required, as in CI, fail it. ``install`` says how."""
+    if missing := [str(program) for program in programs if shutil.which(program) is None]:
+        reason = f"no server to test against: {', '.join(missing)} not found ({install})"
+        (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
 
 
 def free_ports(count: int) -> list[int]:

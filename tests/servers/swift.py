@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from tests.servers.ceph import S3Server
-from tests.servers.starting import StartError, free_ports, wait
+from tests.servers.starting import StartError, free_ports, need, wait
 
 RINGS = ("account", "container", "object")
 PROGRAMS = ("swift-proxy-server", "swift-ring-builder", "memcached", *(f"swift-{ring}-server" for ring in RINGS))
@@ -135,12 +134,6 @@ def _serves(root: Path, server: S3Server, proxy: subprocess.Popen[bytes]) -> boo
 
 @pytest.fixture(scope="session")
 def swift() -> Iterator[S3Server]:
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing:
-        reason = (
-            f"no Swift to test against: {', '.join(missing)} not found "
-            "(apt-get install swift-proxy swift-account swift-container swift-object memcached)"
-        )
-        (pytest.fail if os.environ.get("RUNNER_TESTS_REQUIRE_SERVERS") else pytest.skip)(reason)
+    need(*PROGRAMS, install="apt-get install swift-proxy swift-account swift-container swift-object memcached")
     with started() as server:
         yield server

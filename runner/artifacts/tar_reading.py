@@ -1,0 +1,69 @@
+"""Reading the headers of tar archives by tarfile, with limits that it does not have: they come from strangers."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import IO, cast
+
+from runner.artifacts.budget import Budget
+from runner.storage.base import CHUNK, Reader
+
+# Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
+# 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
+_MOST_UNSPENT = 2 * 1024 * 1024
+# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
+_MOST_ENDS = 100
+
+DAMAGE = (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError, RecursionError)
+"""What reading a damaged archive raises: tarfile lets some of its own mistakes out."""
+
+
+def opened(stream: Metered) -> tarfile.TarFile:
+    """Return an archive whose members come one after the other, as the stream does; it raises one of DAMAGE."""
+    return tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member, bufsize=CHUNK)
+
+
+# Not in typeshed. The remaining kind, EOFHeaderError, is the end that every archive has to have.
+_NO_HEADER = (
+    tarfile.EmptyHeaderError,  # type: ignore[attr-defined]
+    tarfile.TruncatedHeaderError,  # type: ignore[attr-defined]
+    tarfile.InvalidHeaderError,  # type: ignore[attr-defined]
+)
+
+
+class Metered:
+    """A stream and the budget for what it holds: it breaks off when much is read of which nothing is spent.
+
+    Whatever makes tarfile read without an end (large or endless headers, zeros after the archive) stops here.
+    """
+
+    def __init__(self, stream: Reader, budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
+        self._unspent = self._ends = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See Reader."""
+        data = self._stream.read(size)
+        self._unspent += len(data)
+        if self._unspent > _MOST_UNSPENT:
+            raise tarfile.ReadError(f"more than {_MOST_UNSPENT} bytes in a header or after the end")
+        self._ends += not data
+        if self._ends > _MOST_ENDS:
+            raise EOFError("it ends in the middle")
+        return data
+
+    def spend(self, size: int) -> None:
+        """See Budget."""
+        self._unspent = 0
+        self._budget.spend(size)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose header is there: tarfile takes a damaged or missing one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(tar)
+        except _NO_HEADER as error:
+            raise tarfile.ReadError(f"no header where one has to be ({error})") from error

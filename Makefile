@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find runner tools -name '*.py' -o -name '*.html') build_zipapp.py requirements/runtime.txt
 
 .PHONY: check test unit test-pythons docs zipapp release sign audit demo bench chaos fuzz \
-	image check-image check-examples check-aws lock clean
+	image check-image check-examples check-groups check-aws lock clean
 
 ## Run ruff, mypy and the test of import directions.
 check: .make/venv
@@ -92,6 +92,10 @@ check-image: studio-runner.pyz
 ## Check the Dockerfile and the examples with hadolint, docker compose, kustomize, Kubernetes' schemas and systemd.
 check-examples: .make/venv
 	tools/check_examples.sh
+
+## Run the tests of control groups in a kernel of its own, whatever this machine has.
+check-groups: studio-runner.pyz
+	tools/check_groups.sh
 
 ## Go through examples/aws against an emulator; needs the aws CLI.
 check-aws: studio-runner.pyz

@@ -26,6 +26,9 @@ BUILD = ""
 INSIDE = "site-packages/"
 """Where the modules are, in the file."""
 
+PROGRAM = "runner/cli.py"
+"""What every unpacked program has."""
+
 NAMED = "STUDIO_RUNNER_ROOT"
 """The variable that names the directory to unpack to."""
 
@@ -35,6 +38,7 @@ _UNUSED = 30 * 86400
 
 def main() -> int:
     """Start the program; return its exit status."""
+    os.umask(os.umask(0o077) | 0o002)  # Python writes byte code there, too, that everybody must not replace
     sys.path[0] = unpacked(sys.argv[0])
     from runner.cli import main as start  # noqa: PLC0415 # it is there now
 
@@ -46,7 +50,7 @@ def unpacked(file: str) -> str:
     named = os.environ.get(NAMED)
     refused = []
     # Compiled modules cannot be loaded from where no programs may be: that is the last resort.
-    for root in [os.path.abspath(named)] if named else sorted(_roots(), key=_forbids_programs):
+    for root in [os.path.abspath(named)] if named else sorted(_roots(), key=_doubts):
         place = f"{root}/{BUILD}-{os.uname().machine}"
         try:
             os.makedirs(root, mode=0o700, exist_ok=True)
@@ -73,10 +77,26 @@ def _roots() -> Iterator[str]:
             yield f"{os.path.abspath(directory)}/studio-runner-{os.geteuid()}"
 
 
-def _forbids_programs(root: str) -> bool:
-    while not os.path.isdir(root):
-        root = os.path.dirname(root)
-    return bool(os.statvfs(root).f_flag & os.ST_NOEXEC)
+def _doubts(root: str) -> tuple[bool, bool]:
+    """Tell whether no programs may be there, and whether others may put something else in its place."""
+    return bool(os.statvfs(_there(root)).f_flag & os.ST_NOEXEC), _open_to_others(_there(os.path.dirname(root)))
+
+
+def _there(directory: str) -> str:
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    return directory
+
+
+def _open_to_others(directory: str) -> bool:
+    """Tell whether others can rename what lies there, or the directory itself: in pods, volumes often are like that."""
+    status = os.stat(directory)
+    mode = status.st_mode
+    by_group = mode & stat.S_IWGRP and status.st_gid != os.getegid()
+    if (mode & stat.S_IWOTH or by_group) and not mode & stat.S_ISVTX:
+        return True
+    above = os.path.dirname(directory)
+    return above != directory and _open_to_others(above)
 
 
 def _distrust(root: str) -> None:
@@ -95,7 +115,7 @@ def _unpack(file: str, root: str, place: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if os.path.isdir(place):
             return
-        draft = f"{root}/draft"
+        draft = f"{root}/.studio-runner-draft"
         shutil.rmtree(draft, ignore_errors=True)
         with zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
@@ -103,8 +123,13 @@ def _unpack(file: str, root: str, place: str) -> None:
                     _write(f"{draft}/{name[len(INSIDE) :]}", archive.read(name))
         os.rename(draft, place)
         for other in os.listdir(root):
-            if time.time() > os.stat(f"{root}/{other}").st_mtime + _UNUSED:
+            if _is_ours(root, other) and time.time() > os.stat(f"{root}/{other}").st_mtime + _UNUSED:
                 _remove_unused(f"{root}/{other}")
+
+
+def _is_ours(root: str, name: str) -> bool:
+    """Tell whether it is an unpacked program: the directory that somebody has named may hold anything."""
+    return name.endswith(f"-{os.uname().machine}") and os.path.isfile(f"{root}/{name}/{PROGRAM}")
 
 
 def _of_other_machine(name: str) -> bool:

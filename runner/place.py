@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.locks import try_lock
-from runner.machine import process
+from runner.machine import delegated, process
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,11 @@ class Place:
     def root(self) -> Path:
         """The attempt's directory: everything else lies in it."""
         return self.home / "experiments" / self.name
+
+    def open_to(self, group: int) -> None:
+        """Let a group in that the experiment runs in: until then, and to everybody else, the directory is closed."""
+        os.chown(self.root, -1, group)
+        self.root.chmod(0o750)
 
     @property
     def scratch(self) -> Path:
@@ -93,7 +98,7 @@ def _make(home: Path, prefix: str) -> Place:
     for number in count(1):
         place = Place(home, f"{prefix}-{number}")
         try:
-            place.root.mkdir(parents=True)
+            place.root.mkdir(parents=True, mode=0o700)
         except FileExistsError:
             continue
         return place
@@ -133,6 +138,7 @@ def clear(place: Place, *, keep: bool) -> None:
         if not place.root.exists() or time.time() - place.root.stat().st_mtime < _TOO_YOUNG:
             return
     killed = process.kill_marked(f"STUDIOML_EXPERIMENT={place.name}", f"STUDIOML_HOME={place.home}")
+    delegated.sweep()
     if killed:
         log.warning("%d processes of the dead attempt in %s were still there, and are killed", killed, place.root)
     if not keep:

@@ -147,6 +147,18 @@ def test_a_full_machine_asks_nobody_but_for_what_it_runs_already(machine: Machin
     assert machine.queues.may_ask("b", adopting=True)
 
 
+def test_other_messages_of_a_queue_that_one_is_expected_from_do_not_go_round_in_a_circle(machine: Machine) -> None:
+    """Brokers count how often a message comes, and some bury it in the end."""
+    machine.start("a", Need(4, 0, 0))
+    taken = 0
+    for _ in range(600):
+        machine.clock.now += 0.1
+        if machine.queues.may_ask("a", adopting=True):
+            taken += 1
+            machine.queues.hold("a", ONE)
+    assert 5 < taken < 15
+
+
 def test_a_misfit_pauses_its_queue_longer_each_time_and_no_other(machine: Machine) -> None:
     waits = []
     for _ in range(12):

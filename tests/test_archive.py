@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.artifacts import unpacking
+from runner.artifacts import sparse, unpacking
 from runner.artifacts.budget import Budget
 from runner.artifacts.packing import Member, copy, pack
 from runner.artifacts.unpacking import unpack
@@ -392,6 +392,16 @@ def test_holes_stay_holes(tmp_path: Path, by: str) -> None:
         assert file.read(5) == b"end\0\0"
 
 
+def test_a_sparse_file_that_grows_before_its_holes_are_found_keeps_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(4_000_000)
+        before = os.fstat(file.fileno())
+        file.seek(8_000_000)
+        file.write(b"more")
+        file.flush()
+        assert sparse.pieces(file.fileno(), before) == []
+
+
 def test_a_sparse_file_of_two_names_is_packed_once(tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.mkdir()
@@ -478,6 +488,9 @@ def test_what_is_packed_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
     (source / "deep" / "er" / "tool").write_bytes(b"#!")
     (source / "deep" / "er" / "tool").chmod(0o755)
     (source / "deep" / "link").symlink_to("er/tool")
+    (source / "notes (deleted)").write_text("a copy that a file manager has named so")
+    (source / "old (deleted)").mkdir()
+    (source / "old (deleted)" / "file").write_text("there")
     os.mkfifo(source / "pipe")
     copy.mkdir()
     data = packed(source, name)
@@ -606,6 +619,42 @@ def test_files_with_several_names_are_packed_once(tmp_path: Path) -> None:
     assert (target / "a").samefile(target / "sub" / "b")
 
 
+def test_links_are_packed_as_they_can_be_unpacked(tmp_path: Path) -> None:
+    """Programs like to write links to full paths, such as that to their latest checkpoint."""
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    (source / "run" / "1").mkdir(parents=True)
+    (source / "run" / "1" / "model").write_bytes(b"weights")
+    (source / "latest").symlink_to(source / "run" / "1")
+    (source / "run" / "best").symlink_to(source / "run" / ".." / "latest" / "model")
+    (source / "run" / "all").symlink_to(source)
+    (source / "data").symlink_to("/mnt/data")
+    (source / "code").symlink_to("../workspace")
+    (source / "sourcecode").symlink_to(tmp_path / "sourcecode")
+    copy.mkdir()
+    noted: list[str] = []
+    out = io.BytesIO()
+    pack(source, out, "x.tar", note=lambda entry, _digest: noted.append(entry.name))
+    unpack(Drip(out.getvalue()), copy, Budget(None))
+    links = {str(path.relative_to(copy)): str(path.readlink()) for path in copy.rglob("*") if path.is_symlink()}
+    assert links == {"latest": "run/1", "run/best": "../latest/model", "run/all": ".."}
+    assert (copy / "run" / "best").read_bytes() == b"weights"
+    assert noted == [entry.name for entry in members(source)], "or it would be stored again and again"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories to others")
+def test_another_users_file_that_an_experiment_has_linked_to_is_not_packed(tmp_path: Path) -> None:
+    """Not every kernel keeps users from making hard links to what they cannot read."""
+    label = tmp_path / "label"
+    label.mkdir()
+    for name in ("file", "other (deleted)", "../secret"):
+        (label / name).write_text("")
+    (label / "linked").hardlink_to(tmp_path / "secret")
+    for path in (label, label / "file"):
+        os.chown(path, 65534, 65534)
+    with tarfile.open(fileobj=io.BytesIO(packed(label))) as made:
+        assert made.getnames() == ["file", "other (deleted)"]
+
+
 def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path) -> None:
     """An experiment can exchange its directories for links while they are walked through."""
     source, outside = tmp_path / "source", tmp_path / "outside"
@@ -621,7 +670,7 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
     with pytest.raises(FileNotFoundError):
         open_file(entry)
     with tarfile.open(fileobj=io.BytesIO(packed(source))) as made:
-        assert made.getnames() == ["sub"]
+        assert not made.getnames()
     (tmp_path / "link").symlink_to(outside)
     assert not list(members(tmp_path / "link"))
 

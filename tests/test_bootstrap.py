@@ -72,6 +72,28 @@ def test_versions_live_side_by_side_and_unused_ones_are_removed(file: Path, tmp_
     assert {path.name for path in third.parent.iterdir()} == {first.name, third.name, "lock"}
 
 
+def test_what_else_lies_in_a_directory_that_is_named_stays(file: Path, tmp_path: Path) -> None:
+    for name in ("draft", "thesis", f"dataset-{MACHINE}"):
+        (tmp_path / "home" / name).mkdir(parents=True)
+        (tmp_path / "home" / name / "work").write_text("of years")
+        os.utime(tmp_path / "home" / name, (0, time.time() - 400 * 86400))
+    place(start(file, STUDIO_RUNNER_ROOT=tmp_path / "home"))
+    assert len(list((tmp_path / "home").glob("*/work"))) == 3
+
+
+def test_not_everybody_may_write_to_it_whatever_the_umask(file: Path, tmp_path: Path) -> None:
+    done = start(file, "sh", "-c", 'umask 0; exec "$@"', "sh", STUDIO_RUNNER_ROOT=tmp_path / "root")
+    unpacked = place(done)
+    assert [path for path in (unpacked, *unpacked.rglob("*")) if path.stat().st_mode & 0o002] == []
+
+
+def test_a_directory_that_others_could_exchange_comes_last(file: Path, tmp_path: Path) -> None:
+    for name, mode in (("open", 0o777), ("sticky", 0o1777)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    assert place(start(file, WORKING_DIR=tmp_path / "open", TMPDIR=tmp_path / "sticky")).parent.parent.name == "sticky"
+
+
 def test_one_that_runs_is_not_removed_however_long_it_does(file: Path, tmp_path: Path) -> None:
     env = {"STUDIO_RUNNER_ROOT": tmp_path / "root"}
     waits = built(tmp_path, "waits at")

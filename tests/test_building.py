@@ -163,6 +163,37 @@ def test_the_requirements_fault_is_told_at_once(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("how", ["link", "pipe", "directory", "very much"])
+def test_what_a_packages_build_puts_in_the_place_of_pips_log_harms_nobody(tmp_path: Path, how: str) -> None:
+    """A build in a container must reach nothing of the host through what the runner writes and reads afterwards."""
+    outside, log = tmp_path / "outside", tmp_path / "experiments" / "name-1" / "_runner" / "pip.log"
+    outside.write_text("ERROR: of the host")
+    tried = []
+
+    def build(argv: Sequence[str], _env: Mapping[str, str], _cwd: Path) -> int:
+        tried.append(argv)
+        log.unlink()
+        if how == "link":
+            log.symlink_to(outside)
+        elif how == "pipe":
+            os.mkfifo(log)
+        elif how == "directory":
+            log.mkdir()
+        else:
+            log.touch()
+            os.truncate(log, 2**40)
+        return 1
+
+    made = dataclasses.replace(job(tmp_path, pythonenv=["apple"]), run=build)
+    environment = tmp_path / "venv"
+    (environment / "lib" / "python3" / "site-packages").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(RequirementError) as caught:
+            Builder(made, recipe(["apple"]), settings("nowhere")).install(environment)
+        assert "of the host" not in str(caught.value)
+    assert outside.read_text() == "ERROR: of the host"
+
+
 def test_a_python_that_cannot_make_environments_is_this_machines_fault(tmp_path: Path, offered: HttpServer) -> None:
     with pytest.raises(MachineError, match="cannot make virtual environments"):
         Builder(job(tmp_path), recipe([], python="/bin/false"), settings(offered.host)).build(tmp_path / "venv")

@@ -117,17 +117,37 @@ def test_what_apptainer_is_told(tmp_path: Path) -> None:
     argv, env = container(tmp_path, "/x/apptainer", gpus=True).command(
         ["/python", "a b"], {"SECRET": "s3cret"}, tmp_path
     )
-    place = str(tmp_path / "experiments/name-1")
+    place = tmp_path / "experiments/name-1"
     assert argv[:6] == ["/x/apptainer", "--silent", "exec", "--containall", "--pid", "--pwd"]
     assert "--nv" in argv
-    assert [argv[at + 1] for at, word in enumerate(argv) if word == "--mount"] == [
-        f'type=bind,"source={place}","destination={place}"'
+    assert mounts(argv) == [
+        f'type=bind,"source={path}","destination={path}"'
+        for path in (place, *(place / "_runner" / name for name in ("", "home", "launch", "container")))
     ]
     assert argv[argv.index("/image.sif") + 1] == sys.executable
     assert argv[-2:] == ["/python", "a b"]
     assert "s3cret" not in str((argv, env))
     assert not {"SECRET", "LD_LIBRARY_PATH"} & set(env)
     assert "--nv" not in container(tmp_path, "/x/apptainer").command(["/python"], {}, tmp_path)[0]
+
+
+def mounts(argv: list[str]) -> list[str]:
+    return [argv[at + 1] for at, word in enumerate(argv) if word == "--mount"]
+
+
+def test_a_link_that_an_installer_left_in_a_labels_place_opens_nothing_of_the_host(tmp_path: Path) -> None:
+    place = tmp_path / "experiments/name-1"
+    (place / "workspace").mkdir(parents=True)
+    (tmp_path / "of-the-host").mkdir()
+    made = container(tmp_path, "/x/apptainer")
+    argv, _ = made.command(["/python"], {}, tmp_path)
+    assert f'type=bind,"source={place}/workspace","destination={place}/workspace"' in mounts(argv), "it stays in place"
+    for link in (place / "results", place / "_runner" / "tmp"):
+        link.symlink_to(tmp_path / "of-the-host")
+    made.confine()
+    argv, _ = made.command(["/python"], {}, tmp_path)
+    assert not [mount for mount in mounts(argv) if "/results" in mount or "_runner/tmp" in mount]
+    assert f'type=bind,"source={place}/_runner","destination={place}/_runner",ro' in mounts(argv)
 
 
 def test_a_container_that_never_was_is_not_the_programs_failure(tmp_path: Path) -> None:

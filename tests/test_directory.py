@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from runner.errors import Unavailable
 from runner.queues import files, matcher
 from runner.queues.files import Directory
+from tests.servers.disk import small_disk
 
 
 class Now:
@@ -121,6 +124,100 @@ def test_directories_that_come_and_go_are_no_trouble(queue: Path, server: Callab
     assert looking.take("local_q") is None
     queue.parent.rmdir()
     assert looking.queues() == []
+
+
+@contextmanager
+def powerless() -> Iterator[None]:
+    """Be somebody whom permissions count for."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+    else:
+        yield
+
+
+@pytest.fixture
+def shut() -> Iterator[Path]:
+    """A queue that nobody but its owner may write to."""
+    with tempfile.TemporaryDirectory() as root:  # the way to pytest's own is barred to others
+        path = Path(root) / "local_q"
+        path.mkdir()
+        Path(root).chmod(0o755)
+        yield path
+
+
+def test_a_message_that_cannot_be_removed_is_not_taken_again(
+    shut: Path, server: Callable[..., Directory], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "done"):
+        (shut / name).write_text("{}")
+    shut.chmod(0o555)
+    looking = server(shut)
+    with powerless():
+        first, second = looking.take("local_q"), looking.take("local_q")
+        assert first and second
+        first.refuse()
+        second.ack()
+        assert [looking.take("local_q") for _ in range(3)] == [None] * 3
+    assert caplog.text.count("cannot be taken out of its queue") == 2
+    shut.chmod(0o777)
+    with powerless():
+        assert looking.take("local_q") is None
+    assert not list(shut.iterdir()), "what was owed is done"
+    (shut / "bad").write_text("{}")
+    assert looking.take("local_q"), "a new message is one, whatever its name"
+
+
+def test_a_grave_that_cannot_be_used_costs_nothing_but_an_error(
+    queue: Path, server: Callable[..., Directory], caplog: pytest.LogCaptureFixture
+) -> None:
+    (queue / ".dead" / "bad").mkdir(parents=True)
+    (queue / "bad").write_text("{}")
+    looking = server(queue)
+    delivery = looking.take("local_q")
+    assert delivery
+    delivery.refuse()
+    assert "cannot be taken out of its queue" in caplog.text
+    assert looking.take("local_q") is None
+
+
+def test_what_may_not_be_looked_at_is_not_deleted(shut: Path, server: Callable[..., Directory]) -> None:
+    looking = server(shut)
+    shut.parent.chmod(0o600)
+    with powerless():
+        assert not looking.deleted("local_q")
+        assert looking.queues() == []
+    shut.parent.chmod(0o755)
+    assert not looking.deleted("local_q")
+    shut.rmdir()
+    assert looking.deleted("local_q")
+
+
+def test_a_message_that_may_not_be_read_is_told_once(
+    shut: Path, server: Callable[..., Directory], caplog: pytest.LogCaptureFixture
+) -> None:
+    (shut / "secret").write_text("{}")
+    (shut / "secret").chmod(0o600)
+    looking = server(shut)
+    with powerless():
+        assert [looking.take("local_q") for _ in range(3)] == [None] * 3
+    assert caplog.text.count("secret cannot be taken") == 1
+
+
+def test_a_link_in_a_circle_hides_no_queue(queue: Path, server: Callable[..., Directory]) -> None:
+    (queue.parent / "local_loop").symlink_to("local_loop")
+    assert server(queue).queues() == ["local_q"]
+
+
+def test_a_full_disk_leaves_no_drafts(queue: Path, server: Callable[..., Directory]) -> None:
+    looking = server(queue)
+    with small_disk(queue, "64k"):
+        assert [looking.publish("local_q", bytes(100_000)) for _ in range(3)] == [False] * 3
+        assert not list(queue.iterdir())
+        assert looking.publish("local_q", bytes(1000))
 
 
 def test_publishing_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:

@@ -188,3 +188,21 @@ def test_what_an_older_runner_has_noted_otherwise_is_built_anew(tmp_path: Path, 
     ready.write_text(json.dumps({"packages": note.pop("about"), **note}))
     entry.close()
     assert use("ab").directory != entry.directory
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", "\0"])
+def test_a_note_that_a_crash_of_the_machine_has_lost_stops_nobody(tmp_path: Path, use: Use, note: str) -> None:
+    entry = use("ab")
+    (entry.directory / "ready.json").write_text(note)
+    entry.close()
+    assert Environments(tmp_path).used() >= 100_000
+    assert use("ab").directory != entry.directory
+    Environments(tmp_path).tidy(age=0, size=0)
+    assert names(tmp_path) == ["ab-2"]
+
+
+def test_a_build_that_failed_since_it_was_listed_stops_nobody(tmp_path: Path, use: Use) -> None:
+    (tmp_path / "environments").mkdir()
+    (tmp_path / "environments" / "ab-1").symlink_to("gone")  # it is listed, and is not there when it is opened
+    assert use("ab").ready
+    assert Environments(tmp_path).shrink(10_000_000) >= 100_000

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from runner.errors import MachineError, Unavailable
 from runner.retry import Patience
 from runner.storage import connect, gcs_tokens, ranges
-from runner.storage.base import AwsCredentials, BearerToken, Denied, Location, NotFound, Store, StoreOptions
+from runner.storage.base import Anew, AwsCredentials, BearerToken, Denied, Location, NotFound, Store, StoreOptions
 from runner.storage.gcs_tokens import Identity, Token
 from runner.storage.gcs_upload import CHUNK
 from tests.objects import get, put
@@ -496,7 +496,7 @@ def test_what_was_damaged_on_its_way_is_not_taken(
     stored = gcs.state.objects[bucket]["key"]
     wrong = bytes([data[0] ^ 1]) + data[1:]
     proxy.answer(200, wrong, headers=stored.headers)
-    with pytest.raises(Unavailable, match="'key' was damaged on its way"):
+    with pytest.raises(Anew, match="'key' was damaged on its way"):
         get(objects, "key")
     assert get(objects, "key") == data
 
@@ -519,6 +519,16 @@ def test_an_answer_with_other_bytes_is_not_taken(gcs: Gcs, objects: Store, proxy
     gcs.put(bucket, "key", data)
     headers = {"content-range": f"bytes 0-9/{len(data)}", **gcs.state.objects[bucket]["key"].headers}
     proxy.answer(206, b"0123456789", headers=headers, of="generation=")
+    assert get(objects, "key") == data
+
+
+@pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes 10-19/300000"])
+def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
+    gcs: Gcs, objects: Store, proxy: FaultyProxy, bucket: str, said: str
+) -> None:
+    data = os.urandom(300_000)
+    gcs.put(bucket, "key", data, composite=True)
+    proxy.answer(206, data[:10], headers={"Content-Range": said, "X-Goog-Generation": "1"})
     assert get(objects, "key") == data
 
 
@@ -624,7 +634,7 @@ def test_an_upload_that_vanished_has_to_begin_anew(
 
 
 def test_a_store_that_lost_what_it_had_has_to_get_it_anew(gcs: Gcs, objects: Store, proxy: FaultyProxy) -> None:
-    with pytest.raises(Unavailable, match=r"has 0 bytes of the upload .* begin anew"):
+    with pytest.raises(Anew, match=r"has 0 bytes of the upload .* begin anew"):
         with objects.create("key") as writer:
             writer.write(b"x" * (2 * CHUNK + 1))
             for session in gcs.state.sessions.values():
@@ -661,7 +671,7 @@ def test_what_was_damaged_on_its_way_up_goes_up_anew(
     assert gcs.get(bucket, "key") == b"small"
     spare(proxy, 1)
     proxy.answer(*answer, of="upload_id")
-    with pytest.raises(Unavailable, match=r"damaged on its way.*: it has to begin anew"):
+    with pytest.raises(Anew, match=r"damaged on its way.*: it has to begin anew"):
         put(objects, "key", b"x" * (CHUNK + 1))
     assert gcs.get(bucket, "key") == b"small"
     assert gcs.uploads(bucket) == 0

@@ -21,7 +21,7 @@ from runner.errors import ExperimentError, MachineError, RunnerError, Unavailabl
 from runner.message.request import Artifact
 from runner.place import Place, placed
 from runner.retry import Patience
-from runner.storage import connect, connections, transport
+from runner.storage import connect, connections, ranges, transport
 from runner.storage.base import (
     AwsCredentials,
     BasicCredentials,
@@ -389,6 +389,21 @@ def test_a_download_goes_on_where_it_broke(server: HttpServer, proxy: FaultyProx
         "bytes=600000-999999",
         "bytes=900000-999999",
     ]
+
+
+def test_patience_is_not_for_a_whole_download_but_for_each_break(
+    server: HttpServer, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "PART", 100_000)
+    data = os.urandom(1_000_000)
+    server.objects["/a"] = Served(data, {"ETag": '"1"'})
+    proxy.cut(300_000, times=3)
+    got = bytearray()
+    with store(proxy.host, options=StoreOptions(patience=Patience(total=0.05, first=0.01))).open("a") as stored:
+        while part := stored.stream.read(250_000):
+            got += part
+            time.sleep(0.06)
+    assert got == data
 
 
 def test_a_download_that_goes_on_is_redirected_as_the_first_was(server: HttpServer, proxy: FaultyProxy) -> None:

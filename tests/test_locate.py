@@ -16,6 +16,7 @@ from runner.storage.base import AwsCredentials, BearerToken, Denied, Location, S
     [
         ("s3://127.0.0.1:9000/b/k/l.tar", Location("s3", "127.0.0.1:9000", "b", "k/l.tar")),
         ("s3://host/b/a %41?x#y", Location("s3", "host", "b", "a %41?x#y")),
+        ("s3://host.:65535/b/k", Location("s3", "host.:65535", "b", "k")),
         ("s3://[::1]:9000/b/k", Location("s3", "[::1]:9000", "b", "k")),
         ("s3://s3.amazonaws.com/b/k", Location("s3", "s3.amazonaws.com", "b", "k", tls=True, region="us-east-1")),
         (
@@ -65,6 +66,12 @@ def test_the_key_of_a_file_says_where_its_bucket_ends() -> None:
         "s3://ho st/b/k",
         "s3://host\r\nx: y/b/k",
         "s3://host:port/b/k",
+        "s3://host:65536/b/k",
+        "s3://a..b/b/k",
+        "s3://.host/b/k",
+        f"http://{'a' * 64}.org/a",
+        "http://[::1::2]/a",
+        "http://[...]/a",
         "s3://host/../k",
         "s3://host/b/\udc80",
         "gs://b",

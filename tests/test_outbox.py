@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.reporting.outbox import Outbox
+from tests.servers.disk import small_disk
 
 
 class Broker:
@@ -86,3 +87,23 @@ def test_without_a_disk_reports_are_dropped_and_nothing_else_happens(
         outbox.put(body(number))
     assert outbox.dropped == 90
     assert caplog.text.count("cannot be kept") == 1
+
+
+def test_a_disk_that_fills_up_costs_what_does_not_fit_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Broker()
+    broker.up = False
+    with small_disk(tmp_path, "64k"):
+        outbox = Outbox("q", broker.send, tmp_path, memory=1000)
+        for number in range(1000):
+            outbox.put(body(number))
+        broker.up = True
+        pumped(outbox)
+        assert 100 < len(broker.got) < 1000
+        assert broker.got == [body(number) for number in range(len(broker.got))]
+        assert "cannot be kept: No space left" in caplog.text
+        outbox.put(body(0))
+        pumped(outbox)
+        assert broker.got[-1] == body(0)
+        outbox.close()

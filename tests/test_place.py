@@ -24,6 +24,14 @@ def test_an_attempt_has_directories_of_its_own_and_leaves_none(tmp_path: Path) -
     assert not list((tmp_path / "experiments").iterdir())
 
 
+def test_an_attempts_directory_is_closed_until_it_is_opened_to_a_group(tmp_path: Path) -> None:
+    """With --run-as the way there is open to everybody, and names can be guessed."""
+    with placed(tmp_path, "k", keep=False) as place:
+        assert place.root.stat().st_mode & 0o777 == 0o700
+        place.open_to(os.getegid())
+        assert place.root.stat().st_mode & 0o777 == 0o750
+
+
 def test_a_debugger_finds_everything(tmp_path: Path) -> None:
     with placed(tmp_path, "key", keep=True) as place:
         pass

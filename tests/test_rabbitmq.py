@@ -13,7 +13,7 @@ import pytest
 
 from runner.errors import ConfigError, Unavailable
 from runner.loop import Loop
-from runner.queues import matcher
+from runner.queues import discovery, matcher
 from runner.queues.amqp import publish
 from runner.queues.rabbitmq import Address, RabbitDelivery, RabbitMQ
 from tests.loops import served
@@ -355,6 +355,21 @@ def test_a_slow_way_is_only_slow(bench: Bench, rabbitmq: Broker, way: TcpProxy) 
     for each in held:
         each.ack()
     bench.until(lambda: rabbitmq.depth(queue) == 0)
+
+
+def test_a_queue_for_reports_is_known_before_any_work_is_taken(
+    bench: Bench, rabbitmq: Broker, way: TcpProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "_PACE", 60.0)
+    queue = rabbitmq.declare()
+    rabbitmq.declare(f"{queue}_response")
+    rabbitmq.publish(queue, b"{}")
+    way.swallow()
+    server = bench.open(over(way, rabbitmq), rabbitmq.management_url)
+    bench.until(lambda: queue in server.queues())  # the management API answers before there is a connection
+    way.heal()
+    assert bench.take(server, queue)
+    assert f"{queue}_response" in server.others()
 
 
 def test_a_broker_that_stands_still_holds_up_nothing(bench: Bench, rabbitmq: Broker) -> None:

@@ -14,7 +14,7 @@ import pytest
 from runner.errors import MachineError, Unavailable
 from runner.retry import Patience
 from runner.storage import s3_wire
-from runner.storage.base import AwsCredentials, Denied, Location, NotFound, StoreOptions
+from runner.storage.base import Anew, AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.s3 import S3Store
 from runner.storage.s3_upload import PART, PARTS_OF_A_SIZE, part_size
 from tests.objects import get, put
@@ -294,6 +294,16 @@ def test_a_stream_that_is_always_cut_does_not_look_whole(s3: S3Server, proxy: Fa
         get(store(proxy.host, bucket, s3.credentials, options), "key")
 
 
+@pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes=0-9/300000", ""])
+def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
+    s3: S3Server, proxy: FaultyProxy, bucket: str, said: str
+) -> None:
+    data = os.urandom(300_000)
+    s3.put(bucket, "key", data)
+    proxy.answer(206, data[:10], headers={"ETag": '"of-another-kind"', "Content-Range": said})
+    assert get(store(proxy.host, bucket, s3.credentials), "key") == data
+
+
 def test_an_object_that_is_replaced_while_it_is_read_breaks_the_stream(
     s3: S3Server, proxy: FaultyProxy, bucket: str
 ) -> None:
@@ -345,7 +355,7 @@ def test_an_upload_that_somebody_else_aborted_is_not_taken_for_stored(
 ) -> None:
     s3.put(bucket, "key", b"old")
     proxy.answer(404, b"<Error><Code>NoSuchUpload</Code></Error>", of="POST /" + bucket + "/key?uploadId=")
-    with pytest.raises(Unavailable, match="not completed"):
+    with pytest.raises(Anew, match="not completed"):
         put(store(proxy.host, bucket, s3.credentials), "key", b"x" * (PART + 1))
     assert get(store(s3.host, bucket, s3.credentials), "key") == b"old"
 
@@ -379,7 +389,7 @@ def test_an_upload_whose_parts_fail_is_aborted(s3: S3Server, proxy: FaultyProxy,
 
 def test_an_upload_whose_name_was_damaged_on_the_way_is_aborted(s3: S3Server, proxy: FaultyProxy, bucket: str) -> None:
     proxy.damage(b"</UploadId>", of="POST /" + bucket + "/key?uploads=")
-    with pytest.raises(Unavailable, match="aborted by somebody else"):
+    with pytest.raises(Anew, match="aborted by somebody else"):
         put(store(proxy.host, bucket, s3.credentials), "key", b"x" * (PART + 1))
     assert s3.uploads(bucket) == 0
 

@@ -108,6 +108,16 @@ def test_a_hook_that_is_away_costs_nothing_and_its_url_is_not_told(caplog: pytes
     assert "Secret" not in caplog.text
 
 
+def test_an_answer_that_is_cut_off_ends_no_notices(hook: Hook) -> None:
+    hook.cut = 1
+    made = Slack(hook.url)
+    made.notices("rmq_a", wanted()).begin(1)
+    until(lambda: len(hook.posts) == 2, "it is posted again, for nobody knows whether it arrived")
+    made.notices("rmq_a", wanted()).begin(2)
+    until(lambda: "attempt 2," in hook.lines[-1], "the next one goes out")
+    made.close()
+
+
 def test_without_a_hook_nothing_is_done() -> None:
     made = Slack("")
     made.notices("rmq_a", wanted("#room")).begin(1)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,55 @@ def test_without_any_credentials_it_is_said_what_to_do(
     assert bench.soon(lambda: "set AWS_ACCESS_KEY_ID" in caplog.text)
 
 
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("lifetime", [None, -60])
+def test_a_program_that_gives_no_good_credentials_is_asked_again(
+    lifetime: float | None, sqs: SQSServer, bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not there, or what it gives is out of date, as it is by a clock that is wrong."""
+    sqs.create(QUEUE)
+    sqs.publish(QUEUE, b"x")
+    program, given = tmp_path / "program", tmp_path / "given"
+    certs = tmp_path / "certs"
+    certs.mkdir()
+
+    def give(seconds: float) -> None:
+        until = datetime.fromtimestamp(time.time() + seconds, timezone.utc).isoformat()
+        keys = {"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET, "SessionToken": "x", "Expiration": until}
+        given.write_text(json.dumps(keys))
+        program.write_text(f"#!/bin/sh\ncat {given}\n")
+        program.chmod(0o755)
+
+    if lifetime is not None:
+        give(lifetime)
+    credentials(certs, credentials=f"[default]\ncredential_process = {program}\n", config=CONFIG)
+    server = bench.open(Options(certs=str(certs), endpoint=sqs.endpoint))
+    assert bench.soon(lambda: "SQS cannot be used" in caplog.text or "still expired" in caplog.text)
+    give(3600)
+    assert bench.take(server).body == b"x"
+
+
+@pytest.mark.usefixtures("hurried")
+def test_what_is_not_sqs_is_not_believed_and_not_asked_all_the_time(
+    sqs: SQSServer, bench: Bench, here: Options, caplog: pytest.LogCaptureFixture
+) -> None:
+    sqs.create(QUEUE)
+    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+        server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"))
+        assert bench.soon(lambda: QUEUE in server.queues())
+        proxy.answer(200, b"<html>Please log in to this network.</html>", times=ALWAYS)
+        server.take(QUEUE)
+        assert bench.soon(lambda: "is not SQS" in caplog.text)
+        asked = len(operations(proxy))
+        bench.idle(2.0)
+        assert sum("ReceiveMessage" in each for each in operations(proxy)[asked:]) < 10
+        assert QUEUE in server.queues()
+        assert not server.deleted(QUEUE)
+        proxy.heal()
+        sqs.publish(QUEUE, b"x")
+        assert bench.take(server).body == b"x"
+
+
 # Queues
 
 
@@ -300,6 +350,28 @@ def test_a_message_is_extended_although_some_calls_fail(sqs: SQSServer, bench: B
         assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
 
 
+@pytest.mark.usefixtures("keys")
+def test_a_message_is_kept_while_credentials_are_out_of_date(moto: SQSServer, bench: Bench) -> None:
+    moto.create(QUEUE)
+    moto.publish(QUEUE, b"x")
+    expired = json.dumps({"__type": "com.amazon.coral.service#ExpiredTokenException", "message": "It has expired."})
+    with faulty(f"127.0.0.1:{moto.port}") as proxy:
+        options = Options(region=REGION, endpoint=f"http://{proxy.host}")
+        server = bench.open(options, timing=Timing(visibility=8.0, poll=1))
+        held = bench.take(server)
+        server.rest(QUEUE)
+        proxy.answer(403, expired.encode(), times=ALWAYS)
+        bench.idle(5.0, held)
+        proxy.heal()
+        bench.idle(4.0, held)
+        assert not held.lost
+        proxy.answer(403, expired.encode(), times=ALWAYS)
+        held.ack()
+        proxy.heal()
+        assert bench.soon(lambda: moto.depth(QUEUE) == 0)
+    moto.clear()
+
+
 def test_an_acknowledgement_survives_an_outage(sqs: SQSServer, bench: Bench, here: Options) -> None:
     sqs.create(QUEUE)
     sqs.publish(QUEUE, b"x")
@@ -345,7 +417,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
     sqs.create("dead")
     sqs.create(QUEUE, RedrivePolicy=json.dumps({"deadLetterTargetArn": sqs.arn("dead"), "maxReceiveCount": "9"}))
     sqs.publish(QUEUE, b"bad")
-    server = bench.open(here)
+    server = bench.open(here, timing=Timing(visibility=3.0, poll=1))
     held = bench.take(server)
     server.rest(QUEUE)
     denied = json.dumps({"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "no"}).encode()
@@ -360,6 +432,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
         patch.setattr(sqs_account.Account, "call", call)
         held.refuse()
         assert bench.soon(lambda: "cannot be moved to the dead-letter queue" in caplog.text)
+    assert not bench.soon(lambda: server.take(QUEUE), 1.0), "it would be refused again and again"
     assert bench.take(server).body == b"bad"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.artifacts import sparse
-from runner.artifacts.walking import Entry, members, open_file, unreadable
+from runner.artifacts.walking import Entry, members, open_file, stays_inside, unreadable
 from runner.errors import ExperimentError
 from runner.message.archive_names import compression_of
 from runner.secrets.masking import NONE, Search, Secrets
@@ -41,9 +41,10 @@ def pack(
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
-    (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Sockets, pipes and devices are
-    left out, hard links stay such. Raises ExperimentError for what cannot be read, and for what has one of the
-    ``barred`` secrets in it; errors of ``out`` pass through.
+    (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Hard links stay such, symbolic
+    ones to full paths below the directory become relative. Those that lead out of it, which would not be unpacked, are
+    left out, as are sockets, pipes and devices. Raises ExperimentError for what cannot be read, and for what has one of
+    the ``barred`` secrets in it; errors of ``out`` pass through.
     """
     kind = compression_of(name)
     mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
@@ -89,6 +90,9 @@ class _Packed:
     def add(self, entry: Entry) -> None:
         if self._barred.within(os.fsencode(f"{entry.name}\0{entry.target}")):
             raise _secret_in(entry)
+        if stat.S_ISLNK(entry.status.st_mode):
+            self._add_link(entry)
+            return
         if not stat.S_ISREG(entry.status.st_mode):
             self._finish(entry, _member(entry))
             return
@@ -101,6 +105,12 @@ class _Packed:
         with file:
             entry = entry.now(os.fstat(file.fileno()))
             self._add_file(entry, file)
+
+    def _add_link(self, entry: Entry) -> None:
+        member = _member(entry)
+        if f"{entry.target}/".startswith(f"{entry.root}/"):
+            member.linkname = os.path.relpath(entry.target, os.path.dirname(entry.path))  # noqa: PTH120
+        self._finish(entry, member if stays_inside(entry.name, member.linkname) else None)
 
     def _add_file(self, entry: Entry, file: IO[bytes]) -> None:
         member, inode = _member(entry), (entry.status.st_dev, entry.status.st_ino)

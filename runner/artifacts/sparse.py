@@ -31,7 +31,8 @@ def pieces(fd: int, status: os.stat_result) -> Pieces | None:
             if error.errno != errno.ENXIO:  # which says that only a hole is left
                 return None
             break
-        found.append((start, min(at, status.st_size) - start))
+        if start < status.st_size:  # it may have grown since
+            found.append((start, min(at, status.st_size) - start))
     os.lseek(fd, 0, os.SEEK_SET)
     data = sum(length for _, length in found)
     return found if len(found) <= _MOST_PIECES and status.st_size - data >= _WORTH else None

@@ -13,6 +13,7 @@ from runner.artifacts import decompression, tar_reading
 from runner.artifacts.budget import Budget
 from runner.artifacts.decompression import decompressed
 from runner.artifacts.tar_reading import Metered
+from runner.artifacts.walking import stays_inside
 from runner.errors import ExperimentError, MachineError, is_machines_own
 from runner.storage.base import CHUNK, Reader
 
@@ -214,15 +215,8 @@ def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: Metered) -> N
 
 
 def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
-    """Make a link that stays inside.
-
-    It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
-    """
     path = tree.place(parts, member)
-    steps = [step for step in member.linkname.split("/") if step not in ("", ".")]
-    ups = next((number for number, step in enumerate(steps) if step != ".."), len(steps))
-    depth = len(parts) - 1
-    if member.linkname.startswith("/") or ".." in steps[ups:] or ups > depth or not member.linkname:
+    if not stays_inside("/".join(parts), member.linkname):
         raise _refused(member, f"is a link out of its directory, to {member.linkname[:200]!r}")
     if "\0" in member.linkname or len(os.fsencode(member.linkname)) > _LONGEST_PATH:
         raise _refused(member, "is a link to a name that cannot be")

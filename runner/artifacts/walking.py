@@ -34,6 +34,17 @@ class Entry:
         return replace(self, status=status)
 
 
+def stays_inside(name: str, target: str) -> bool:
+    """Tell whether a link of that name cannot lead out of what its name is relative to.
+
+    It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
+    """
+    steps = [step for step in target.split("/") if step not in ("", ".")]
+    ups = next((number for number, step in enumerate(steps) if step != ".."), len(steps))
+    depth = sum(part not in ("", ".") for part in name.split("/")) - 1
+    return bool(target) and not target.startswith("/") and ".." not in steps[ups:] and ups <= depth
+
+
 def only(directory: Path, name: str) -> Iterator[Entry]:
     """Yield one file of a directory, if it is there. Raises ExperimentError when that cannot be told."""
     entry = _entry(_root(directory), name)
@@ -106,8 +117,9 @@ def open_file(entry: Entry) -> IO[bytes]:
         if error.errno in _GONE:
             raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path) from error
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_uid != os.lstat(entry.root).st_uid):
+        os.close(fd)  # what another user has is no experiment's, and not every system keeps links to it from being made
         raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path)
     return os.fdopen(fd, "rb")
 
@@ -117,7 +129,7 @@ def _opened(root: str, name: str, flags: int) -> int:
     path = f"{root}/{name}".rstrip("/")
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags)
     there = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 -- there are many
-    if there.removesuffix(" (deleted)") != path:
+    if there not in (path, f"{path} (deleted)"):
         os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "it is gone", path)
     return fd

@@ -22,6 +22,7 @@ from runner.attempt.watch import Orphaned, Watch
 from runner.errors import ExperimentError, RunnerError
 from runner.events import Finished
 from runner.loop import Loop
+from runner.machine import delegated
 from runner.machine.process import Confines
 from runner.machine.users import User, give
 from runner.order import Order
@@ -134,6 +135,7 @@ class Attempt:
         for directory in (*map(self._place.label, labels), self._place.scratch / "tmp"):
             if directory.exists():
                 give(directory, user)
+        self._place.open_to(user.gid)
 
     # While it runs
 
@@ -141,20 +143,23 @@ class Attempt:
         self._enter("run")
         argv, env = sandbox.command()
         self._metadata.add(start_time=stamp())
-        usage = self._usage = self._measured(console)
-        try:
-            begin, largest = partial(self._begin, usage), self._order.options.max_file_size
-            status = programs.run(argv, env, self._place.workspace, started=begin, largest_file=largest)
-            status = sandbox.status(status)
-        finally:
-            usage.end()
-        if status:
-            raise usage.blame(status) or verdict.of_script(self._request, status, console.exception)
-
-    def _measured(self, console: Console) -> Usage:
         given, asked = self._order.options, self._request.resources
         limits = Limits(asked.ram * given.enforce_ram, given.max_processes, given.hang_timeout)
-        return Usage(asked, limits, loop=self._loop, watch=self._watch, fed=lambda: console.fed)
+        with delegated.group(memory=limits.memory, processes=limits.processes if given.run_as else 0) as group:
+            usage = self._usage = Usage(
+                asked, limits, group, loop=self._loop, watch=self._watch, fed=lambda: console.fed
+            )
+            begin = partial(self._begin, usage)
+            try:
+                status = programs.run(
+                    argv, env, self._place.workspace, started=begin, largest_file=given.max_file_size, group=group
+                )
+            finally:
+                usage.end()
+        if usage.outgrown:
+            raise usage.outgrown
+        if status := sandbox.status(status):
+            raise usage.blame(status) or verdict.of_script(self._request, status, console.exception)
 
     def _begin(self, usage: Usage, pid: int) -> None:
         """The experiment's process runs: from here on there is something to checkpoint, and somebody to tell."""

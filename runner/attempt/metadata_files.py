@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from runner.artifacts.artifacts import METADATA
 from runner.attempt.metadata import Document, accession
 from runner.errors import MachineError
+from runner.machine.plain_files import new
 from runner.message import request
 from runner.order import Order
 from runner.place import Place, turn
@@ -66,7 +67,7 @@ class MetadataFiles:
     def _put(self, name: str, data: bytes) -> None:
         """In one step: a checkpoint may be reading what is there."""
         unfinished = self._scratch / name
-        unfinished.write_bytes(self._secrets.mask(data))
+        new(unfinished, self._secrets.mask(data))
         unfinished.replace(self._directory / name)
 
 

@@ -17,6 +17,7 @@ from runner.attempt.watch import Orphaned, Watch
 from runner.errors import ExperimentError, MachineError, RunnerError
 from runner.loop import Loop
 from runner.machine import process
+from runner.machine.delegated import Group
 
 # How long a program may take to end after SIGTERM before it is killed. In seconds.
 TERM_GRACE = 10.0
@@ -42,14 +43,16 @@ class Programs:
         *,
         started: Callable[[int], None] | None = None,
         largest_file: int = 0,
+        group: Group | None = None,
     ) -> int:
         """Run to the end, and return the exit status, negative for a signal.
 
-        ``started`` is called with the process id. No file may get larger than ``largest_file`` bytes (0: any size).
+        ``started`` is called with the process id. No file may get larger than ``largest_file`` bytes (0: any size);
+        all is in ``group``, if there is one.
         Raises MachineError when it cannot be started, and what the watch raises, after the program and all that it
         started have been stopped.
         """
-        confines = replace(self._confines, largest_file=largest_file)
+        confines = replace(self._confines, largest_file=largest_file, group=group)
         try:
             child = process.start(argv, env=env, cwd=cwd, apart=self._apart, confines=confines)
         except OSError as error:

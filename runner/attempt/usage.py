@@ -15,6 +15,7 @@ from runner.attempt.watch import Watch
 from runner.errors import ExperimentError, MachineError, RunnerError
 from runner.loop import Loop
 from runner.machine import procfs
+from runner.machine.delegated import Group
 from runner.message.request import Resources
 from runner.units import format_duration, format_size
 
@@ -45,13 +46,25 @@ class Limits:
 class Usage:
     """Measures all processes below this one, from ``begin`` to ``end``, and tells the watch when they have to go.
 
-    ``fed`` tells how much output there was so far. The figures: most bytes of ``memory`` and ``processes`` at a time,
-    seconds of ``cpu`` and of the clock.
+    ``fed`` tells how much output there was so far. Where they have a ``group``, the kernel counts their memory, and
+    ends those that want more than their limit. The figures: most bytes of ``memory`` and ``processes`` at a time,
+    seconds of ``cpu`` and of the clock; ``outgrown`` is the kernel's reason, once they are gone.
     """
 
-    def __init__(self, asked: Resources, limits: Limits, *, loop: Loop, watch: Watch, fed: Callable[[], int]) -> None:
-        self._asked, self._limits, self._loop, self._watch, self._fed = asked, limits, loop, watch, fed
-        self._over = True
+    def __init__(
+        self,
+        asked: Resources,
+        limits: Limits,
+        group: Group | None = None,
+        *,
+        loop: Loop,
+        watch: Watch,
+        fed: Callable[[], int],
+    ) -> None:
+        self._asked, self._limits, self._group = asked, limits, group
+        self._loop, self._watch, self._fed = loop, watch, fed
+        self._over, self._starved = True, False
+        self.outgrown: ExperimentError | None = None
         self._hung: RunnerError | None = None
         self._dumping = 0
         self.memory, self.processes, self.cpu, self.seconds = 0, 0, 0.0, 0.0
@@ -75,12 +88,26 @@ class Usage:
         self.cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         if after.ru_maxrss > before.ru_maxrss:  # the largest child that there ever was
             self.memory = max(self.memory, after.ru_maxrss * 1024)
+        if self._group:
+            self._end_group(self._group)
+        else:
+            self._starved = procfs.killed_for_memory() > self._killed_before
+
+    def _end_group(self, group: Group) -> None:
+        """Learn from the kernel how much memory it was, and whether that was too much."""
+        peak = group.peak() or self._limits.memory
+        self._starved = group.starved()
+        if group.outgrown():
+            self.memory = peak
+            self.outgrown = _too_much(f"more than {format_size(self._limits.memory)}", self._limits.memory)
+        elif peak:  # which pages of files are part of, so it is no more than an upper bound
+            self.memory = min(self.memory, peak)
 
     def blame(self, status: int) -> RunnerError | None:
         """Return why the experiment's process ended with a status, where that is known here; negative for a signal."""
         if self._hung:
             return self._hung
-        if status != -signal.SIGKILL or procfs.killed_for_memory() <= self._killed_before:
+        if status != -signal.SIGKILL or not self._starved:
             return None
         says = f"this machine ran out of memory, of which it used {format_size(self.memory)}"
         if not self._asked.ram:
@@ -117,8 +144,8 @@ class Usage:
         pids = procfs.tree(os.getpid())
         use = procfs.use(pids)
         self.processes = max(self.processes, use.processes)
-        memory = use.memory
-        if memory > self.memory and use.processes > 1:
+        memory = self._group.memory() if self._group else use.memory
+        if memory > self.memory and use.processes > 1 and not self._group:
             memory = procfs.proportional(pids) or memory
         self.memory = max(self.memory, memory, use.largest)
         self._check(memory, use.processes)
@@ -128,12 +155,7 @@ class Usage:
 
     def _check(self, memory: int, processes: int) -> None:
         if self._limits.memory and memory > self._limits.memory:
-            used, asked = format_size(memory), format_size(self._limits.memory)
-            self._watch.end(
-                ExperimentError(
-                    f"it uses {used} of memory, but asked for {asked}: raise resources_needed.ram", verdict="oom"
-                )
-            )
+            self._watch.end(_too_much(format_size(memory), self._limits.memory))
         if self._limits.processes and processes > self._limits.processes:
             self._watch.end(
                 ExperimentError(
@@ -180,6 +202,11 @@ class Usage:
             _signal(self._dumping, signal.SIGABRT)
             _signal(self._dumping, signal.SIGCONT)
         self._loop.call_later(_DUMP_PACE, lambda: self._dump(pids, hung, end))
+
+
+def _too_much(used: str, asked: int) -> ExperimentError:
+    sentence = f"it uses {used} of memory, but asked for {format_size(asked)}: raise resources_needed.ram"
+    return ExperimentError(sentence, verdict="oom")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

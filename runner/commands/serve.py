@@ -18,7 +18,7 @@ from runner.errors import ConfigError
 from runner.lifecycle import Signals
 from runner.log import mask
 from runner.loop import Loop
-from runner.machine import inventory, nvml, visible
+from runner.machine import delegated, inventory, nvml, visible
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Disk
 from runner.machine.gpu_watch import GpuWatch
@@ -55,6 +55,7 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     mask("the runner's own", secrets)
     envelopes = _envelopes(settings, clock)
     make_home(settings.home, shared=bool(settings.run_as))
+    why_not = delegated.prepare()
     sweep(settings.home, keep=settings.debug)
     hoards, elsewhere = _hoards(settings)
     allocator = Allocator(
@@ -69,6 +70,10 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     )
     pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
     log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
+    if why_not:
+        log.info("memory is measured here, and not limited by control groups: %s", why_not)
+    else:
+        log.info("memory is limited by control groups below %s", delegated.base())
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         loop = stack.enter_context(closing(Loop()))

@@ -44,6 +44,11 @@ def free_memory(process: Path = _PROCESS) -> int | None:
     return min(rooms, default=None)
 
 
+def own(process: Path = _PROCESS) -> Path | None:
+    """Return the directory of the process's group of version 2; None where that is not mounted."""
+    return next((group.directory for group in _groups("", process) if group.unified), None)
+
+
 def _quota(group: _Group) -> float | None:
     if group.unified:
         quota, _, period = _read(group.directory / "cpu.max").partition(" ")

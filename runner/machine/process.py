@@ -9,12 +9,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from runner.machine import procfs
+from runner.machine.delegated import Group
 from runner.machine.users import User
 
 _PR_SET_PDEATHSIG = 1
@@ -34,23 +35,26 @@ class Confines:
     """What holds for a program and all that it starts.
 
     ``nice`` is added to its niceness; no file of its may be larger than ``largest_file`` bytes, a ``user`` other than
-    ours has no more than so many ``processes`` (0: any number).
+    ours has no more than so many ``processes`` (0: any number), unless a ``group`` counts them.
     """
 
     nice: int = 0
     largest_file: int = 0
     processes: int = 0
     user: User | None = None
+    group: Group | None = None
 
 
-def _confine(confines: Confines) -> None:
+def _confine(confines: Confines, entrance: int | None) -> None:
+    if entrance is not None:
+        os.write(entrance, b"0")
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if confines.largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (confines.largest_file, confines.largest_file))
     if confines.nice:
         os.nice(confines.nice)
-    if confines.user and confines.processes:  # nobody counts those of root
+    if confines.user and confines.processes and not confines.group:  # nobody counts those of root
         resource.setrlimit(resource.RLIMIT_NPROC, (confines.processes, confines.processes))
 
 
@@ -69,21 +73,24 @@ def start(
     the runner does. Raises OSError when it cannot be started.
     """
     user = confines.user
-    child = subprocess.Popen(
-        argv,
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if apart else subprocess.STDOUT,
-        bufsize=0,
-        start_new_session=True,
-        user=user.uid if user else None,
-        group=user.gid if user else None,
-        extra_groups=user.groups if user else None,
-        # Threads of ours may hold locks meanwhile, but none that this function takes.
-        preexec_fn=partial(_confine, confines),  # noqa: PLW1509
-    )
+    with ExitStack() as stack:
+        # Opened here, where we may: the program may be another user's already when it goes in, before its first step.
+        entrance = stack.enter_context(confines.group.entrance.open("wb", 0)).fileno() if confines.group else None
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if apart else subprocess.STDOUT,
+            bufsize=0,
+            start_new_session=True,
+            user=user.uid if user else None,
+            group=user.gid if user else None,
+            extra_groups=user.groups if user else None,
+            # Threads of ours may hold locks meanwhile, but none that this function takes.
+            preexec_fn=partial(_confine, confines, entrance),  # noqa: PLW1509
+        )
     with suppress(OSError):
         Path(f"/proc/{child.pid}/oom_score_adj").write_text(_DIES_FIRST)
     return child

@@ -59,6 +59,14 @@ def _children(pid: int) -> list[int] | None:
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """List a process's parent, its parent, and so on, as far as they are seen here."""
+    found = []
+    while (pid := _parent(pid)) > 0:
+        found.append(pid)
+    return found
+
+
 def use(pids: Iterable[int]) -> Use:
     """Measure processes; those that are gone count for nothing."""
     memory, largest, cpu, processes = 0, 0, 0.0, 0

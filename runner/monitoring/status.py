@@ -5,14 +5,13 @@ Times are in seconds since 1970, durations in seconds, sizes in bytes.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from runner.machine.allocate import Allocator
+from runner.machine.plain_files import end_of
 from runner.monitoring.metrics import Family
 
 # What is shown of an experiment's output: lines, characters of each, and how many bytes are read for that.
@@ -160,29 +159,9 @@ def tail(log: str) -> tuple[str, ...]:
     if not log:
         return ()
     try:
-        data = _end_of(Path(log))
+        data = end_of(Path(log), _TAIL)
     except OSError:
         return ()
     text = data.decode("utf-8", "replace").rstrip("\n")
     shown = [line.rstrip("\r").rpartition("\r")[2][:_LONGEST] for line in text.split("\n")]
     return tuple(shown[-_LINES:]) if text else ()
-
-
-def _end_of(path: Path) -> bytes:
-    """Return the end of a plain file in a plain directory: an experiment may put something else in the place of both.
-
-    Raises OSError.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    directory = os.open(path.parent, flags | os.O_DIRECTORY)
-    try:
-        fd = os.open(path.name, flags | os.O_NONBLOCK, dir_fd=directory)
-    finally:
-        os.close(directory)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return b""
-        return os.pread(fd, _TAIL, max(0, status.st_size - _TAIL))
-    finally:
-        os.close(fd)

@@ -12,8 +12,8 @@ import stat
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from runner.locks import try_lock
 from runner.message import strict_json
 from runner.queues import carries_reports
 from runner.queues.base import Refreshed
+from runner.queues.files_held import FileDelivery, Owed, is_directory
 
 log = logging.getLogger(__name__)
 
 # StudioML's own client holds this file's lock (Python's filelock) while it writes a message in place.
 _CLIENTS_LOCK = "lock.lock"
-_DEAD = ".dead"
 # A request that is not complete JSON may still be being written, until it has not changed for so long. In seconds.
 # Reports are no JSON, and appear whole.
 _UNFINISHED = 10.0
@@ -35,52 +35,6 @@ _UNFINISHED = 10.0
 _MOST_VALUES = 1_000_000
 # No request is larger; what is gets only so far, and is refused for what it is.
 _LARGEST = 17 * 1024 * 1024
-
-
-class FileDelivery:
-    """A message file, locked."""
-
-    redeliveries: int | None = None
-    redelivered = False
-
-    def __init__(self, queue: str, path: Path, file: FileIO, body: bytes) -> None:
-        self.queue, self.body = queue, body
-        self._path, self._file = path, file
-
-    @property
-    def lost(self) -> bool:
-        """False: a lock is not taken away."""
-        return False
-
-    @property
-    def window(self) -> None:
-        """None: a lock holds for ever."""
-        return None
-
-    def ack(self) -> None:
-        """Remove the file, while it is locked."""
-        self._settle(self._path.unlink)
-
-    def give_back(self) -> None:
-        """Unlock the file."""
-        self._file.close()
-
-    def refuse(self) -> None:
-        """Move the file into the queue's ``.dead`` directory if there is one, or else remove it."""
-        dead = self._path.parent / _DEAD
-        self._settle((lambda: self._path.replace(dead / self._path.name)) if dead.is_dir() else self._path.unlink)
-
-    def keep_alive(self) -> None:
-        """Nothing needs to be told to a lock."""
-
-    def _settle(self, action: Callable[[], object]) -> None:
-        if self._file.closed:
-            return
-        with self._file, suppress(FileNotFoundError):
-            try:
-                action()
-            except PermissionError as error:
-                log.error("%s stays in its queue, and will come again: %s", self._path, error.strerror)
 
 
 class Directory:
@@ -92,6 +46,8 @@ class Directory:
         self._root, self._wanted, self._now = root, wanted, now
         self._held: list[FileDelivery] = []
         self._listed: dict[str, deque[Path]] = {}
+        self._owed: dict[Path, Owed] = {}
+        self._said: set[tuple[str, int | None]] = set()
         self._succeeded = self._failed = 0
         self._trouble = ""
 
@@ -109,12 +65,15 @@ class Directory:
 
     def deleted(self, queue: str) -> bool:
         """True when the root is there, and the queue's directory is not."""
-        return self._root.is_dir() and not (self._root / queue).is_dir()
+        try:
+            return is_directory(self._root) and not is_directory(self._root / queue)
+        except OSError:
+            return False
 
     def _names(self) -> list[str]:
         try:
             with os.scandir(self._root) as entries:
-                found = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+                found = [entry.name for entry in entries if not entry.name.startswith(".") and _leads_on(entry)]
         except OSError as error:
             self._failed += 1
             self._trouble = f"it cannot be read: {error.strerror}"
@@ -133,12 +92,11 @@ class Directory:
         listed = self._listed.setdefault(queue, deque())
         if not listed:
             listed.extend(_oldest_first(directory))
+            self._forget(directory, listed)
         while listed:
             path = listed.popleft()
-            with _clients_lock(directory) as ours:
-                delivery = self._claim(queue, path) if ours else None
-            if delivery:
-                self._held = [each for each in self._held if not each._file.closed]
+            if delivery := self._claim(queue, path):
+                self._held = [each for each in self._held if not each.settled]
                 self._held.append(delivery)
                 return delivery
         return None
@@ -163,18 +121,55 @@ class Directory:
 
     def _claim(self, queue: str, path: Path) -> FileDelivery | None:
         try:
-            file = FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r")
-        except OSError:
-            return None
-        if try_lock(file) and _is_still(path, file):
-            body = file.read(_LARGEST)
-            if len(body) == _LARGEST:
-                log.error("%s is larger than any request, and is cut off after %d MiB", path, _LARGEST >> 20)
-            unchanged = self._now() - os.fstat(file.fileno()).st_mtime
-            if body and (carries_reports(queue) or _is_json(body) or unchanged > _UNFINISHED):
-                return FileDelivery(queue, path, file, body)
-        file.close()
+            with _clients_lock(path.parent) as ours, ExitStack() as stack:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                file = stack.enter_context(FileIO(os.open(path, flags), "r"))
+                if not (ours and try_lock(file) and _is_still(path, file)) or self._settled(path, file):
+                    return None
+                body = self._read(queue, path, file)
+                if body:
+                    delivery = FileDelivery(queue, path, file, body, self._owed)
+                    stack.pop_all()
+                    return delivery
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if (queue, error.errno) not in self._said:
+                log.warning("%s cannot be taken, perhaps among others: %s", path, error.strerror)
+                self._said.add((queue, error.errno))
         return None
+
+    def _read(self, queue: str, path: Path, file: FileIO) -> bytes:
+        """Return a message, b"" while it may be half-written. Raises OSError."""
+        body = file.read(_LARGEST)
+        if len(body) == _LARGEST:
+            log.error("%s is larger than any request, and is cut off after %d MiB", path, _LARGEST >> 20)
+        unchanged = self._now() - os.fstat(file.fileno()).st_mtime
+        return body if carries_reports(queue) or _is_json(body) or unchanged > _UNFINISHED else b""
+
+    def _settled(self, path: Path, file: FileIO) -> bool:
+        """Tell whether a message, which is locked, was settled before; take it out of its queue if that works now."""
+        owed = self._owed.get(path)
+        if owed is None or owed.inode != os.fstat(file.fileno()).st_ino:
+            return False
+        with suppress(OSError):
+            owed.action()
+            del self._owed[path]
+        return True
+
+    def _forget(self, directory: Path, listed: Collection[Path]) -> None:
+        """Owe nothing any more for messages that others have removed."""
+        there = set(listed) if self._owed else set()
+        for path in [path for path in self._owed if path.parent == directory and path not in there]:
+            del self._owed[path]
+
+
+def _leads_on(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a directory, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that goes in a circle, for example
 
 
 def _oldest_first(directory: Path) -> list[Path]:
@@ -183,10 +178,11 @@ def _oldest_first(directory: Path) -> list[Path]:
         with os.scandir(directory) as entries:
             for entry in entries:
                 hidden = entry.name.startswith(".") or entry.name.endswith(".tmp") or entry.name == _CLIENTS_LOCK
-                if not hidden and entry.is_file(follow_symlinks=False):
-                    found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+                with suppress(OSError):  # it is gone
+                    if not hidden and entry.is_file(follow_symlinks=False):
+                        found.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
     except OSError:
-        return []  # the queue, or a message in it, is gone: another look will show what is there
+        return []  # the queue is gone
     return [directory / name for _, name in sorted(found)]
 
 
@@ -236,9 +232,14 @@ def publish(root: Path, queue: str, body: bytes) -> None:
 def _put(directory: Path, name: str, body: bytes, *, durable: bool = False) -> None:
     """Make a message appear whole; ``durable``: only when the disk has it."""
     hidden = directory / f".{name}"
-    with hidden.open("xb") as file:
-        file.write(body)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    hidden.replace(directory / name)
+    try:
+        with hidden.open("xb") as file:
+            file.write(body)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        hidden.replace(directory / name)
+    except OSError:
+        with suppress(OSError):
+            hidden.unlink()
+        raise

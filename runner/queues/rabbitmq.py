@@ -240,7 +240,7 @@ class RabbitMQ:
         self._notices.over("connection")
         self._delays = _RECONNECTION.delays()
         self._publisher.resume()
-        self._found, self._seen = None, set()
+        self._seen = set()
         log.info("connected to %s", name_of(self._parameters))
         if not self._warned:
             log.warning(
@@ -282,11 +282,11 @@ class RabbitMQ:
     # Finding queues
 
     def _discovered(self, found: set[str] | None, trouble: str) -> None:
-        self._found = found
         if found is None:
             self._refresh_failures += 1
             self._notices.trouble("discovery", trouble)
             return
+        self._found = found
         self._refreshes += 1
         self._notices.over("discovery")
         if self._connection.is_open:

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # How long closing may take, in seconds.
 _CLOSING = 5.0
 _PATIENCE = Patience(total=float("inf"), first=1.0)
+# An empty answer to a long poll that comes sooner is none of SQS's, and is not asked for again at once. In seconds.
+_SOONEST = 1.0
 
 
 class SQS:
@@ -194,4 +196,5 @@ class _Puller:
                 # SQS hides it from the moment that it gives it, which may be much later than when it was asked.
                 received = max(asked, time.monotonic() - self._timing.visibility / 10)
                 return SQSDelivery(self._queue, self.place, self._hands, message, received, self._timing)
+            self._closed.wait(_SOONEST - (time.monotonic() - asked))
         return None

@@ -19,6 +19,16 @@ _CONNECTING = 5.0
 _CONNECTIONS = 1000
 # A profile of an ini file has credentials when it has one of these: a key, or a way to one.
 _KEYS = {"aws_access_key_id", "role_arn", "credential_process", "sso_session", "sso_account_id"}
+# Errors about who asks, and when: to other credentials, or by a clock that is right, the answer may be another.
+_ABOUT_US = (
+    "Token",
+    "Signature",
+    "RequestExpired",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "UnrecognizedClient",
+    "InvalidSecurity",
+)
 # Errors of the service that pass; all others are an answer.
 _PASSING = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "ServiceUnavailable", "InternalError", "OverLimit")
 
@@ -34,6 +44,11 @@ class Refused(Exception):
     def no_queue(self) -> bool:
         """True when there is no such queue."""
         return "NonExistentQueue" in self.code or "QueueDoesNotExist" in self.code
+
+    @property
+    def about_us(self) -> bool:
+        """True when it says nothing of queue and message, only that these credentials are not let in."""
+        return any(word in self.code for word in _ABOUT_US)
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,10 @@ class Account:
         """Return a queue's URL, None when there is no such queue. Raises Refused and Unavailable."""
         try:
             return str(self.call("get_queue_url", QueueName=queue, **owner)["QueueUrl"])
+        except KeyError:
+            raise Unavailable(
+                f"what answers {self.name} is not SQS: check --sqs-endpoint, and what is between"
+            ) from None
         except Refused as refusal:
             if refusal.no_queue:
                 return None
@@ -155,6 +174,8 @@ class Account:
         except NoCredentialsError:
             where = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role"
             raise Unavailable(f"SQS cannot be asked: no AWS credentials are found for {self.name}: {where}") from None
+        except RuntimeError as error:  # botocore's word for credentials that were out of date when they were new
+            raise Unavailable(f"SQS cannot be asked with the credentials of {self.name}: {error}") from error
         except (BotoCoreError, OSError) as error:
             how = type(error).__name__
             raise Unavailable(f"SQS does not answer {self.name} ({how})") from error
@@ -213,5 +234,5 @@ def _client(session: Any, region: str, endpoint: str, timeout: float) -> Any:
     )
     try:
         return session.create_client("sqs", region, endpoint_url=endpoint or None, config=config)
-    except (BotoCoreError, ValueError) as error:
+    except (BotoCoreError, ValueError, OSError) as error:  # the last from a credential_process
         raise ConfigError(f"SQS cannot be used: {error}") from error

@@ -187,8 +187,8 @@ class SQSDelivery:
             if grave:
                 self._place.account.call("send_message", **self._copy(grave))
         except Refused as refusal:
+            # Until it is shown by itself: at once it would come again at once.
             log.error("queue %s: a message cannot be moved to the dead-letter queue: %s", self.queue, refusal)
-            self._show()
             return
         self._delete()
 
@@ -214,6 +214,11 @@ class SQSDelivery:
         return copy | grouped(url, self._message["MessageId"], group)
 
     def _call(self, operation: str, **parameters: Any) -> None:
-        self._place.account.call(
-            operation, QueueUrl=self._place.url, ReceiptHandle=self._message["ReceiptHandle"], **parameters
-        )
+        """Raises Refused when the message is not ours, or not there any more, else Unavailable."""
+        handle = self._message["ReceiptHandle"]
+        try:
+            self._place.account.call(operation, QueueUrl=self._place.url, ReceiptHandle=handle, **parameters)
+        except Refused as refusal:
+            if refusal.about_us:
+                raise Unavailable(str(refusal)) from refusal
+            raise

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +90,12 @@ class Outbox:
 
     def _reload(self) -> None:
         segment = self._segments.popleft()
-        self._waiting.extend(segment.read())
-        self._bytes = segment.size
+        try:
+            self._waiting.extend(segment.read())
+            self._bytes = segment.size
+        except OSError as error:
+            log.warning("%d reports of queue %s cannot be read back: %s", segment.count, self._queue, error.strerror)
+            self.dropped += segment.count
         segment.close()
 
     def _drained(self) -> None:
@@ -110,18 +113,24 @@ class _Segment:
     """A file of messages, which has no name, so that nothing is left of it whatever becomes of this process."""
 
     def __init__(self, directory: Path) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 -- closed by close
+        # Without a buffer: what does not fit on a full disk is known at once, and is not in the way of what follows.
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 -- closed by close
+        self._end = 0
         self.size = 0
         self.count = 0
 
     def append(self, body: bytes) -> None:
-        """Add one. Raises OSError."""
-        self._file.write(_LENGTH.pack(len(body)) + body)
+        """Add one, whole or not at all. Raises OSError."""
+        self._file.seek(self._end)
+        left = memoryview(_LENGTH.pack(len(body)) + body)
+        while left:
+            left = left[self._file.write(left) :]
+        self._end = self._file.tell()
         self.size += len(body)
         self.count += 1
 
     def read(self) -> list[bytes]:
-        """Return them all."""
+        """Return them all. Raises OSError."""
         self._file.seek(0)
         return [self._file.read(*_LENGTH.unpack(self._file.read(_LENGTH.size))) for _ in range(self.count)]
 

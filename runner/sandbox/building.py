@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runner import retry
 from runner.errors import MachineError
+from runner.machine.plain_files import end_of, new
 from runner.machine.users import give
 from runner.place import remove
 from runner.retry import Patience
@@ -25,6 +26,9 @@ from runner.sandbox.requirements import Installable, normal_name
 _OLDEST_OF_UV = (3, 8)
 # The first pip that knows the wheels of today (manylinux2014, and by name and version of the C library).
 _MODERN_PIP = (20, 3)
+
+# So much of what installers write is looked at: its end. In bytes.
+_LONGEST_LOG = 4 * 1024 * 1024
 
 # Where installers run. uv takes settings from files in all directories above, and "-m" puts this on the module path.
 _NOWHERE = Path("/")
@@ -100,7 +104,7 @@ class Builder:
 
         def once() -> None:
             if status := self._pip(venv, *next(caching), "-r", str(listed)):
-                raise complaints.error(status, self._log.read_text(errors="replace"))
+                raise complaints.error(status, end_of(self._log, _LONGEST_LOG).decode(errors="replace"))
 
         retry.call(once, self._patience, sleep=self._job.pause)
 
@@ -112,7 +116,7 @@ class Builder:
 
     def _blank(self, path: Path) -> None:
         """Make an empty file of ours that installers can write to, and not replace."""
-        path.write_bytes(b"")
+        new(path)
         if self._user:
             os.chown(path, self._user.uid, self._user.gid)
 
@@ -122,8 +126,7 @@ class Builder:
 
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
-        path.unlink(missing_ok=True)  # packages of the list before may have put a link there
-        path.write_text("\n".join(each.requirements) + "\n")
+        new(path, "".join(f"{line}\n" for line in each.requirements).encode())
         return path
 
     # With uv
@@ -161,7 +164,7 @@ class Builder:
         argv = [str(venv / "bin" / "python"), "-c", _BUNDLED, str(bundled)]
         if self._job.run(argv, self._indexes.environ, _NOWHERE):
             raise MachineError(f"{self._recipe.python} does not work, its output says why")
-        wheels = bundled.read_text().split("\n")
+        wheels = end_of(bundled, _LONGEST_LOG).decode(errors="replace").split("\n")
         return [*wheels, *(["--no-index"] if all(map(os.path.isabs, wheels)) else [])]
 
     def _run_uv(self, venv: Path, *words: str) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import MachineError
+from runner.machine.plain_files import end_of, new
 from runner.sandbox.base import Job
 
 # For Python 2.7 and later. Arguments: the file of variables, which goes as a sign that the container runs; the program.
@@ -73,6 +74,9 @@ while True:
 # What a shell adds to a signal's number to make an exit status.
 _BY_SIGNAL = 128
 
+# So much of singularity's complaints is looked at: the end. In bytes.
+_LONGEST_LOG = 64 * 1024
+
 
 def find(wanted: str) -> str:
     """Return the path of the program for ``--singularity``: ``auto``, or the path itself. Raises MachineError."""
@@ -110,13 +114,14 @@ class Container:
 
     def __init__(self, job: Job, program: str, image: Path, *, python: str = "", gpus: bool = False) -> None:
         self._job, self._program, self._image, self._python, self._gpus = job, program, image, python, gpus
-        self.binds: list[Bind] = [Bind(job.place.root, writable=True)]
         self._told = job.place.scratch / "launch"
         self._variables = self._told
         for directory in (self.home, self._temporary, self._told):
             directory.mkdir(parents=True, exist_ok=True)
         if ":" in str(self.home):
             raise MachineError(f"{job.place.home} has a colon in it, which containers cannot have: see --working-dir")
+        # Installers write there, and what they install is as little to be trusted as the experiment.
+        self.binds = self._places(runners_own=True)
 
     @property
     def home(self) -> Path:
@@ -128,18 +133,22 @@ class Container:
         return self._job.place.scratch / "container"
 
     def confine(self, *more: Bind) -> None:
-        """Leave nothing to an experiment with which it could lead the runner astray, once it reads or writes there.
+        """Leave nothing to an experiment with which it could lead the runner astray, once it reads or writes there."""
+        self.binds = [*self._places(runners_own=False), *more]
 
-        Directories that are bound cannot be replaced by links, and the runner's own is read-only but for some.
+    def _places(self, *, runners_own: bool) -> list[Bind]:
+        """Return the attempt's directories, which cannot be replaced by links when they are bound one by one.
+
+        ``runners_own``: the runner's can be written to, not only some in it.
         """
         place = self._job.place
-        labels = [path for path in sorted(place.root.iterdir()) if path.is_dir() and path != place.scratch]
-        own = [path for path in (place.scratch / "tmp", place.scratch / "venv", self.home, self._told) if path.exists()]
-        self.binds = [
+        labels = [path for path in sorted(place.root.iterdir()) if _is_directory(path) and path != place.scratch]
+        own = [place.scratch / "tmp", place.scratch / "venv", self.home, self._told]
+        own += [self._temporary] if runners_own else []
+        return [
             *(Bind(path, writable=True) for path in (place.root, *labels)),
-            Bind(place.scratch),
-            *(Bind(path, writable=True) for path in own),
-            *more,
+            Bind(place.scratch, writable=runners_own),
+            *(Bind(path, writable=True) for path in own if _is_directory(path)),
         ]
 
     def run(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
@@ -189,10 +198,11 @@ class Container:
 def run_noted(job: Job, argv: Sequence[str], env: Mapping[str, str]) -> str:
     """Run singularity's program to its end, and return its last complaint, "" when it ended well."""
     noted = job.place.scratch / "singularity.log"
+    new(noted)
     status = job.run(["/bin/sh", "-c", 'exec 2>"$0"; exec "$@"', str(noted), *argv], env, Path("/"))
     if not status:
         return ""
-    said = noted.read_text(errors="replace").strip().splitlines() if noted.exists() else []
+    said = end_of(noted, _LONGEST_LOG).decode(errors="replace").strip().splitlines()
     return said[-1].removeprefix("FATAL:").strip() if said else f"exit status {status}"
 
 
@@ -201,6 +211,10 @@ def for_program(job: Job, **more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "USER", "LANG") if name in os.environ}
     marks = {"STUDIOML_EXPERIMENT": job.place.name, "STUDIOML_HOME": str(job.place.home)}
     return {**kept, **marks, **more}
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -76,12 +76,15 @@ class Environment:
     @property
     def bytes(self) -> int:
         """How much disk it takes."""
-        return int(self._note["bytes"]) if self.ready else sum(_disk(status) for _, status in walk(self.content))
+        try:
+            return int(self._note["bytes"])
+        except (OSError, ValueError, LookupError, TypeError):  # not ready, or a crash took its note
+            return sum(_disk(status) for _, status in walk(self.content))
 
     @property
     def last_used(self) -> float:
         """When somebody wanted it last, in seconds since 1970."""
-        return (self.directory / _LOCK).stat().st_mtime
+        return os.fstat(self._lock.fileno()).st_mtime
 
     @property
     def _note(self) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Environment:
             if thoroughly:
                 paths = [path for path, _ in walk(self.content) if _counts(path)]
             return all(os.lstat(path).st_ctime_ns <= note["sealed"] for path in paths)
-        except (OSError, ValueError):
+        except (OSError, ValueError, LookupError, TypeError):
             return False
 
     def spoil(self) -> None:
@@ -177,10 +180,7 @@ class Environments:
     def _claim(self, key: str) -> Environment | None:
         """Return a ready entry, or a new one that is ours to fill, or None while another one fills it."""
         with self._listed() as directories:
-            for directory in directories:
-                if not directory.name.startswith(f"{key}-"):
-                    continue
-                entry = Environment(directory)
+            for entry in _opened(directory for directory in directories if directory.name.startswith(f"{key}-")):
                 if entry.ready and entry.intact():
                     entry.share()
                     return entry
@@ -237,7 +237,7 @@ class Environments:
         sizes = self._sizes()
         total = sum(sizes.values())
         with self._listed() as directories, ExitStack() as stack:
-            entries = [stack.enter_context(closing(Environment(directory))) for directory in directories]
+            entries = [stack.enter_context(closing(entry)) for entry in _opened(directories)]
             for entry in sorted(entries, key=lambda entry: entry.last_used):
                 if (not entry.ready or unwanted(entry, total)) and entry.own():
                     entry.directory.rename(self._root / f"{_GONE}{entry.directory.name}")
@@ -267,6 +267,13 @@ class Environments:
             return sorted(self._root / name for name in os.listdir(self._root) if _ENTRY.fullmatch(name))
         except FileNotFoundError:
             return []
+
+
+def _opened(directories: Iterable[Path]) -> Iterator[Environment]:
+    """Open entries, but for those whose build has failed since they were listed."""
+    for directory in directories:
+        with suppress(FileNotFoundError):
+            yield Environment(directory)
 
 
 def _spoil(entry: Environment) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.artifacts import cache
 from runner.errors import ExperimentError, MachineError
+from runner.machine.plain_files import end_of, new
 from runner.message.request_artifacts import Artifact
 from runner.sandbox import pulling
 from runner.sandbox.base import Job
@@ -50,6 +51,8 @@ except ImportError:
 version = "%d.%d.%d" % sys.version_info[:3]
 print(json.dumps({"path": sys.argv[1], "version": version, "venv": bool(venv), "environ": dict(os.environ)}))
 """
+# Of all Pythons of an image, in bytes.
+_LONGEST_ANSWER = 16 * 1024 * 1024
 # What singularity adds to an image's variables for its own purposes.
 _OF_SINGULARITY = re.compile(r"(APPTAINER|SINGULARITY)_.*|PROMPT_COMMAND|PS1|PWD|OLDPWD|SHLVL|HOME|_")
 
@@ -146,9 +149,10 @@ class Images:
 
     def _pythons(self, image: Path) -> list[dict[str, Any]]:
         answer = self._job.place.scratch / "pythons"
+        new(answer)
         container = Container(self._job, self._program, image)
         container.try_out(["/bin/sh", "-c", _PROBE, str(answer), _QUESTION])
-        found = [json.loads(line) for line in answer.read_text().splitlines()]
+        found = [json.loads(line) for line in end_of(answer, _LONGEST_ANSWER).decode(errors="replace").splitlines()]
         for each in found:
             kept = {name: value for name, value in each["environ"].items() if not _OF_SINGULARITY.fullmatch(name)}
             each["environ"] = kept

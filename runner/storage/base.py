@@ -5,16 +5,21 @@ from __future__ import annotations
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Address
 from typing import Protocol
 from urllib.parse import quote, unquote
 
-from runner.errors import ExperimentError
+from runner.errors import ExperimentError, Unavailable
 from runner.retry import Patience
 
 # The unit in which everything streams, in bytes: large enough that calls cost little, small enough to forget about.
 CHUNK = 256 * 1024
 
 _PATIENCE = Patience(total=300)
+
+
+class Anew(Unavailable):
+    """A transfer is broken: only another one, from its beginning, can succeed."""
 
 
 class NotFound(ExperimentError):
@@ -94,7 +99,10 @@ class Location:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_HOST = re.compile(
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?)(?::(?P<port>[0-9]{1,5}))?"
+)
+_LAST_PORT = 65535
 # https://docs.aws.amazon.com/general/latest/gr/s3.html: the old (s3-REGION) and the new (s3.REGION) names.
 _AWS_HOST = re.compile(
     r"s3(?:\.dualstack)?(?:[.-](?P<region>[a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?(?::443)?", re.IGNORECASE
@@ -174,9 +182,17 @@ def _bucket_and_key(scheme: str, path: str, bucket: str, key: str) -> tuple[str,
 
 
 def _checked_host(scheme: str, host: str) -> str:
-    if not _HOST.fullmatch(host):
+    found = _HOST.fullmatch(host)
+    if not found or int(found["port"] or 0) > _LAST_PORT or (found["ipv6"] and not _is_ipv6(found["ipv6"])):
         raise ValueError(f"the {scheme}:// artifact must name a plain HOST or HOST:PORT, with no user or password")
     return host.lower()
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        return IPv6Address(address) is not None
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

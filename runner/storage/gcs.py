@@ -55,6 +55,10 @@ class GcsStore:
                 response = self._bucket.fetch(key, (0, ranges.PART))
             except BeyondEnd:  # of an object without a single byte
                 response = self._bucket.fetch(key)
+            found = range_of(response)
+            if response.status_code == 206 and (found is None or found.start):  # it does not say what it has
+                response.close()
+                response = self._bucket.fetch(key)
             if "x-goog-generation" in response.headers:
                 return response
             response.close()

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Protocol
 
-from runner.errors import Unavailable
-from runner.storage.base import Reader
+from runner.storage.base import Anew, Reader
 
 # Bytes of the largest object whose CRC32C is looked at: half a second of Python's time.
 _SUMMED = 4 * 1024 * 1024
@@ -52,7 +51,7 @@ class _Checked:
         self._digest.update(data)
         self._left -= len(data)
         if data and not self._left and b64encode(self._digest.digest()).decode() != self._expected:
-            raise Unavailable(f"{self._key!r} was damaged on its way: it has another hash than the store says")
+            raise Anew(f"{self._key!r} was damaged on its way: it has another hash than the store says")
         return data
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
-from runner.storage.base import NotFound
+from runner.storage.base import Anew, NotFound
 from runner.storage.gcs_wire import Bucket, Call, Gone, encode
 from runner.storage.transport import WHOLE
 
@@ -100,7 +100,7 @@ class Upload:
             self._again(partial(self._advance, last=last))
         except Gone as error:
             if not (last and self._completed()):
-                raise Unavailable(f"{error}: it has to begin anew") from error
+                raise Anew(f"{error}: it has to begin anew") from error
 
     def _advance(self, *, last: bool) -> None:
         """Go on from where the store stands, until it has all. After a failure it is asked where that is."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
-from runner.storage.base import CHUNK, Reader
+from runner.storage.base import CHUNK, Anew, Reader
 
 # What is asked for at once of an object that is read over several connections, in bytes: each holds so much memory.
 PART = 4 * 1024 * 1024
@@ -40,15 +40,15 @@ Raises Changed when that version is gone, Unavailable when another try may succe
 """
 
 
-class Changed(Unavailable):
-    """The object was replaced while it was read: only reading it anew, from its beginning, can succeed."""
+class Changed(Anew):
+    """The object was replaced while it was read."""
 
 
 class Part:
     """The bytes from ``start`` to before ``end``: where they break off, the rest is fetched, while patience lasts.
 
     ``body``, if it is open already, has the first of them; it is somebody else's to close. Patience begins with the
-    first break, and is not renewed.
+    first break, and anew only with one before which PART more bytes have come.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Part:
     ) -> None:
         self._fetch, (self._position, self._end) = fetch, bounds
         self._patience, self._sleep = patience, sleep
-        self._delays, self._deadline = patience.delays(), 0.0
+        self._delays, self._deadline, self._renewal = patience.delays(), 0.0, self._position
         self._body = body
         self._own = ExitStack()
 
@@ -102,7 +102,9 @@ class Part:
     def _rested(self) -> bool:
         """Wait before the next try; false when there is to be none."""
         now = time.monotonic()
-        self._deadline = self._deadline or now + self._patience.total
+        if self._position >= self._renewal:
+            self._delays, self._deadline = self._patience.delays(), now + self._patience.total
+            self._renewal = self._position + PART
         if now >= self._deadline:
             return False
         self._sleep(min(next(self._delays), self._deadline - now))

@@ -66,7 +66,7 @@ class S3Store:
             except BeyondEnd:  # of an object without a single byte
                 return self._bucket.fetch(key)
             found = range_of(response)
-            if found is None or (response.headers.get("etag") and found.start == 0):
+            if response.status_code != 206 or (found and found.start == 0 and response.headers.get("etag")):
                 return response
             response.close()
             return self._bucket.fetch(key)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from runner.errors import Unavailable
-from runner.storage.base import CHUNK, Reader
+from runner.storage.base import CHUNK, Anew, Reader
 
 _MIB = 1024 * 1024
 # Sizes of parts, in bytes, that clients use: Amazon's and ours, the smallest, and the next of ours.
@@ -28,10 +27,10 @@ class Doubts:
         self._seen: dict[tuple[str, str], str] = {}
 
     def settle(self, key: str, etag: str, digest: str) -> None:
-        """Raise Unavailable for a digest that is not the ETag; one of parts may be, if it is the same a second time."""
+        """Raise Anew for a digest that is not the ETag; one of parts may be, if it is the same a second time."""
         if etag != digest and ("-" not in etag or self._seen.get((key, etag)) != digest):
             self._seen[key, etag] = digest
-            raise Unavailable(f"{key!r} was damaged on its way: its content does not match its ETag")
+            raise Anew(f"{key!r} was damaged on its way: its content does not match its ETag")
 
 
 def part_size(etag: str, size: int) -> int:

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
-from runner.storage.base import NotFound
+from runner.storage.base import Anew, NotFound
 from runner.storage.s3_wire import Bucket, Call
 from runner.storage.sigv4 import encode
 
@@ -133,7 +133,7 @@ class Upload:
         try:
             answer = self._bucket.ask(Call("PUT", self._key, query, memoryview(part)[:filled]), sleep=self._sleep)
         except NotFound as error:  # another upload may go well
-            raise Unavailable(str(error)) from error
+            raise Anew(str(error)) from error
         self._free.append(part)
         return answer.headers.get("etag", "")
 
@@ -153,7 +153,7 @@ class Upload:
         except NotFound:  # there is no such upload: any more, perhaps
             done = False
         if not done and not self._completed(etags):
-            raise Unavailable(f"the upload of {self._key!r} was not completed")
+            raise Anew(f"the upload of {self._key!r} was not completed")
 
     def _completed(self, etags: list[str]) -> bool:
         """Tell whether a try succeeded whose answer was lost: then the object has the ETag that our parts make."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from runner import retry
 from runner.storage import connect
-from runner.storage.base import Credentials, Location, Store, StoreOptions
+from runner.storage.base import Anew, Credentials, Location, Store, StoreOptions
 from runner.storage.metered import Meter, Metered
 
 T = TypeVar("T")
@@ -33,5 +33,20 @@ class Stores:
         return self._known[bucket, credentials]
 
     def again(self, action: Callable[[], T]) -> T:
-        """Do a whole transfer, again while it breaks in the middle and patience lasts. Raises what the last one did."""
-        return retry.call(action, self._options.patience, sleep=self._sleep)
+        """Do a whole transfer, again while it breaks in the middle and patience lasts. Raises what the last one did.
+
+        Patience is for stores that do not answer: a transfer that took longer, and has to begin Anew, does so once.
+        """
+        tries = 0
+
+        def counted() -> T:
+            nonlocal tries
+            tries += 1
+            return action()
+
+        try:
+            return retry.call(counted, self._options.patience, sleep=self._sleep)
+        except Anew:
+            if tries > 1 or not self._options.patience.total:
+                raise
+        return action()

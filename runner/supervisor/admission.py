@@ -15,6 +15,8 @@ from runner.supervisor.reasons import Reasons
 # All in seconds. Pauses: the first one, doubled with each further reason, up to the longest.
 _FIRST = 1.0
 _LONGEST = 60.0
+# How soon a queue that is to send a message again is asked once more when it gave another one, that does not fit.
+_ADOPTING = 5.0
 # How long at most a queue waits for the resources that its first message needs, which may have changed by then.
 _HELD = 30.0
 # What a queue used so long ago counts half.
@@ -79,10 +81,10 @@ class Queues:
             return False
         if state.held_for and (now >= state.held_until or self.fits(queue, state.held_for)):
             state.held_for = None
+        if state.held_for:
+            return adopting and now >= state.held_until - _HELD + _ADOPTING
         if adopting:
             return True
-        if state.held_for:
-            return False
         return self._in_turn(queue, state)
 
     def fits(self, queue: str, need: Need) -> bool:

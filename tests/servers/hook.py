@@ -15,12 +15,16 @@ SECRET = "T0/B0/hidden-Secret"
 
 
 class Hook:
-    """What was posted; ``answers`` are statuses and bodies of the next posts, 200 afterwards. ``hold`` delays them."""
+    """What was posted; ``answers`` are statuses and bodies of the next posts, 200 afterwards. ``hold`` delays them.
+
+    So many of the next answers are ``cut`` off before their body.
+    """
 
     def __init__(self) -> None:
         self.url = ""
         self.posts: list[dict[str, Any]] = []
         self.answers: list[tuple[int, str]] = []
+        self.cut = 0
         self.hold = threading.Event()
         self.hold.set()
 
@@ -44,6 +48,9 @@ def serving() -> Iterator[Hook]:
             self.send_header("Retry-After", "1")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            if hook.cut:
+                hook.cut, self.close_connection = hook.cut - 1, True
+                return
             self.wfile.write(answer.encode())
 
         def log_message(self, *_: object) -> None:

@@ -65,6 +65,7 @@ def _checks(subject: Subject) -> dict[str, Check]:
         "gpu": gpus.cards,
         "machine": machine.resources,
         "limits": machine.limits,
+        "cgroups": machine.groups,
         "working-dir": machine.working_directory,
         "disk": machine.disk,
         "clock": machine.clock,

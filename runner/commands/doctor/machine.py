@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.commands.doctor.base import Finding, Subject, fail, ok, skip, warn
 from runner.commands.doctor.gpus import ledger_of
 from runner.errors import MachineError
-from runner.machine import inventory
+from runner.machine import delegated, inventory
 from runner.machine.allocate import Allocator
 from runner.machine.gpus import Gpus
 from runner.sandbox.containers import find as find_program
@@ -91,6 +91,15 @@ def limits(subject: Subject) -> Iterator[Finding]:
         yield warn(f"only {files} files may be open at a time", f"ulimit -n {min(most, 65536) if most > 0 else 65536}")
     if os.geteuid() == 0 and not subject.settings.run_as:
         yield ok("the runner is root here, and so are experiments; --run-as USER makes them somebody else")
+
+
+def groups(_subject: Subject) -> Iterator[Finding]:
+    """Say whether the kernel limits the memory of each experiment, or the runner has to measure it."""
+    if reason := delegated.obstacle():
+        remedy = "" if delegated.base() is None else "see docs/environments.md, Limits"
+        yield skip(f"experiments have no control groups, the runner itself measures their memory: {reason}", remedy)
+    else:
+        yield ok(f"experiments get control groups below {delegated.base()}, in which the kernel limits their memory")
 
 
 def containers(subject: Subject) -> Iterator[Finding]:

@@ -17,7 +17,8 @@ from runner.storage.gcs_check import checked
 from runner.storage.gcs_upload import Upload
 from runner.storage.gcs_wire import BeyondEnd, Bucket, Call
 from runner.storage.ranges import Ranges
-from runner.storage.transport import Body, range_of
+from runner.storage.transport import Body, is_part, range_of
+from runner.storage.uploads import completed
 
 
 class GcsStore:
@@ -69,8 +70,7 @@ class GcsStore:
     @contextmanager
     def _fetch(self, key: str, generation: str, start: int, end: int) -> Iterator[Body]:
         with closing(self._bucket.fetch(key, (start, end), generation=generation)) as response:
-            found = range_of(response)
-            if found is None or (found.start, found.end) != (start, end):
+            if not is_part(response, start, end):
                 raise Unavailable(f"the store answered with other bytes of {key!r} than were asked for")
             yield Body(response, key)
 
@@ -86,10 +86,6 @@ class GcsStore:
     @contextmanager
     def create(self, key: str) -> Iterator[Upload]:
         """See Store. At most one CHUNK is in memory."""
-        upload = Upload(self._bucket, key, partial(retry.call, patience=self._patience, sleep=self._sleep))
-        try:
+        again = partial(retry.call, patience=self._patience, sleep=self._sleep)
+        with completed(Upload(self._bucket, key, again)) as upload:
             yield upload
-            upload.finish()
-        except BaseException:
-            upload.abort()
-            raise

@@ -27,7 +27,7 @@ from runner.storage.base import (
     locate,
 )
 from runner.storage.ranges import Changed, Part
-from runner.storage.transport import Body, Transport, Trust, passing, range_of
+from runner.storage.transport import Body, Transport, Trust, is_part, passing
 
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTIONS = 10
@@ -80,8 +80,7 @@ class HttpStore:
     def _fetch(self, key: str, etag: str, start: int, end: int) -> Iterator[Body]:
         wanted = {"range": f"bytes={start}-{end - 1}", "if-range": etag}
         with closing(self._exchange("GET", key, wanted)) as response:
-            found = range_of(response)
-            if found is None or (found.start, found.end) != (start, end):
+            if not is_part(response, start, end):
                 raise Changed(
                     f"{self._name(key)} broke off, and its server does not go on there: it may be another by now"
                 )

@@ -16,7 +16,8 @@ from runner.storage.ranges import Ranges
 from runner.storage.s3_check import Checked, Doubts, part_size
 from runner.storage.s3_upload import Upload, bare
 from runner.storage.s3_wire import BeyondEnd, Bucket, Call
-from runner.storage.transport import Body, range_of
+from runner.storage.transport import Body, is_part, range_of
+from runner.storage.uploads import completed
 
 _OWN_KEYS = ("x-amz-server-side-encryption-aws-kms-key-id", "x-amz-server-side-encryption-customer-algorithm")
 
@@ -76,8 +77,7 @@ class S3Store:
     @contextmanager
     def _fetch(self, key: str, etag: str, start: int, end: int) -> Iterator[Body]:
         with closing(self._bucket.fetch(key, (start, end), etag=etag)) as response:
-            found = range_of(response)
-            if found is None or (found.start, found.end) != (start, end):
+            if not is_part(response, start, end):
                 raise Unavailable(f"the store answered with other bytes of {key!r} than were asked for")
             yield Body(response, key)
 
@@ -101,10 +101,5 @@ class S3Store:
     @contextmanager
     def create(self, key: str) -> Iterator[Upload]:
         """See Store. A few parts are in memory: four times PART bytes, and more only beyond 5000 parts."""
-        upload = Upload(self._bucket, key, pause=self._sleep)
-        try:
+        with completed(Upload(self._bucket, key, pause=self._sleep)) as upload:
             yield upload
-            upload.finish()
-        except BaseException:
-            upload.abort()
-            raise

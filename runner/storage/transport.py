@@ -204,3 +204,9 @@ def range_of(response: Response) -> Range | None:
     if not found or response.status_code != 206:
         return None
     return Range(int(found[1]), int(found[2]) + 1, int(found[3]))
+
+
+def is_part(response: Response, start: int, end: int) -> bool:
+    """Tell whether an answer is that part of an object: from the byte ``start`` to the one before ``end``."""
+    found = range_of(response)
+    return found is not None and (found.start, found.end) == (start, end)

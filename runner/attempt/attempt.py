@@ -75,7 +75,7 @@ class Attempt:
         self._stores = Stores(options, sleep=watch.pause, meter=self._meter)
         self._back = Stores(options, sleep=time.sleep, meter=self._meter)
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
-        self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating)
+        self._lease = Leasehold(self._request, loop, reading=self._stores, writing=beating, lost=watch.end)
         self._worker = Worker(loop)
         self._book = Bookkeeping(self._request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
         budget = Budget(self._request.resources.hdd or None)

@@ -99,7 +99,8 @@ class Attempt:
 
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
-        self._watch.limit(self._request.deadline(self._began), _late(self._request, self._began))
+        self._watch.limit(self._request.longest, _late(self._request, "timeout"))
+        self._watch.expire(self._request.end_of_life, _late(self._request, "lifetime"))
         with ExitStack() as stack:
             console: Console | None = None
             try:
@@ -324,12 +325,11 @@ class Attempt:
         self._book.settle(self._watch, status, outcome=outcome, **times)
 
 
-def _late(wanted: request.Request, began: float) -> ExperimentError:
-    """Say in words where the deadline of an attempt comes from that began then, in seconds since 1970."""
+def _late(wanted: request.Request, word: str) -> ExperimentError:
+    """Say in words where the time limit of an attempt comes from; ``word`` is that of the verdict."""
     given = {"max_duration": wanted.max_duration, "experimentLifetime": wanted.lifetime}
     limits = [f"{name} {format_duration(value)}" for name, value in given.items() if value]
     which = ", ".join(limits) or "96h, since the message sets none"
-    word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
     return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
 
 

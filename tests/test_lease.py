@@ -17,6 +17,7 @@ import pytest
 
 from runner.attempt.lease import Elsewhere, Lease, Leasehold, Repeated, parse
 from runner.attempt.watch import Watch
+from runner.errors import RunnerError
 from runner.lifecycle import Signals
 from runner.loop import Loop
 from runner.machine import procfs
@@ -24,6 +25,7 @@ from runner.message import request
 from runner.retry import Patience
 from runner.storage.base import StoreOptions
 from runner.storage.stores import Stores
+from tests.e2e.harness import until
 
 HERE = f"{procfs.here()}/{procfs.birth(os.getpid())}"
 
@@ -33,6 +35,8 @@ class Bench:
 
     def __init__(self, root: Path, loop: Loop) -> None:
         self.root, self.loop = root, loop
+        self.lost: list[RunnerError] = []
+        self.later = 0.0
         self.stores = Stores(StoreOptions(file_roots=(str(root),), patience=Patience(0)), sleep=time.sleep)
 
     def wanted(self, **members: Any) -> request.Request:
@@ -61,7 +65,11 @@ class Bench:
         os.close(writing)
 
     def hold(self, **members: Any) -> Leasehold:
-        return Leasehold(self.wanted(**members), self.loop, reading=self.stores, writing=self.stores)
+        stores = {"reading": self.stores, "writing": self.stores}
+        return Leasehold(self.wanted(**members), self.loop, **stores, lost=self.lost.append, clock=self.clock)
+
+    def clock(self) -> float:
+        return time.time() + self.later
 
     @property
     def path(self) -> Path:
@@ -76,6 +84,10 @@ class Bench:
         base = Lease(self.wanted().identity, "running", 1, 0, "elsewhere", "other-machine/7-7", time.time())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(asdict(replace(base, **members))))
+
+    def settled(self, hold: Leasehold) -> None:
+        """Wait until it has written what it wanted to; the next time is far."""
+        until(lambda: self.loop.run_once(0.05) or not hold._worker.busy, "the lease is written")
 
     def soon(self, seconds: float = 5.0) -> None:
         end = time.monotonic() + seconds
@@ -143,7 +155,32 @@ def test_another_submission_under_the_same_key_is_another_experiment(bench: Benc
     assert bench.hold(time_added=1795444999.0).claim(failures=0, redeliveries=None) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"identity": "x"}'])
+def test_an_attempt_that_was_taken_for_dead_gives_way(bench: Bench) -> None:
+    """Its machine slept, the broker gave the message to somebody else, and it wakes up."""
+    hold = bench.hold()
+    hold.claim(failures=0, redeliveries=None)
+    bench.settled(hold)
+    bench.later = 120.0
+    bench.write(attempt=2, heartbeat=bench.clock())
+    hold._beat()
+    until(lambda: bench.loop.run_once(0.05) or bench.lost, "it learns of the other")
+    assert "attempt 2 runs on elsewhere" in str(bench.lost[0])
+    assert bench.lease().process == "other-machine/7-7", "whose lease is left alone"
+
+
+def test_an_attempt_that_was_silent_goes_on_when_nobody_else_runs(bench: Bench) -> None:
+    hold = bench.hold()
+    hold.claim(failures=0, redeliveries=None)
+    bench.settled(hold)
+    bench.later = 120.0
+    bench.write(heartbeat=bench.clock() - 90)
+    hold._beat()
+    until(lambda: bench.loop.run_once(0.05) or bench.lease().process == HERE, "it says that it runs")
+    assert bench.lease().heartbeat > time.time() + 60
+    assert not bench.lost
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"[" * 60_000, b"\xff", b'{"identity": "x"}'])
 def test_what_is_no_lease_is_none(data: bytes, bench: Bench) -> None:
     bench.write()
     bench.path.write_bytes(data)

@@ -14,9 +14,11 @@ import pytest
 from runner.errors import ConfigError, Unavailable
 from runner.loop import Loop
 from runner.queues import discovery, matcher
-from runner.queues.amqp import publish
+from runner.queues.amqp import parameters_of, publish
+from runner.queues.management import Management
 from runner.queues.rabbitmq import Address, RabbitDelivery, RabbitMQ
 from tests.loops import served
+from tests.servers.http import Served, serving
 from tests.servers.rabbitmq import PASSWORD, USER, Broker
 from tests.servers.tcp import TcpProxy, proxied
 
@@ -125,6 +127,35 @@ def test_a_user_without_rights_at_the_management_api_is_told_so(
     bench.open(url, rabbitmq.management_url)
     bench.until(lambda: "refuses user 'plain': give that user the tag management" in caplog.text)
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Served(b"default backend - 404", status=404),
+        Served(b"{}", status=404),
+        Served(b"{}"),
+        Served(b"[[]]"),
+        Served(b"[" * 100_000),
+        Served(b"<html>", status=502),
+    ],
+    ids=lambda answer: f"{answer.status} {answer.body[:9]!r}",
+)
+def test_what_is_no_list_of_queues_is_not_taken_for_an_empty_one(answer: Served) -> None:
+    """Experiments whose queues are gone are stopped."""
+    with serving() as server:
+        server.objects["/api/exchanges/%2F/StudioML.topic/bindings/source"] = answer
+        management = Management(f"http://{server.host}", parameters_of("amqp://guest:guest@127.0.0.1/%2F"))
+        with pytest.raises(Unavailable, match="cannot be listed"):
+            management.bound_queues()
+
+
+def test_what_says_nothing_of_a_queue_is_not_taken_for_its_properties() -> None:
+    with serving() as server:
+        server.objects["/api/queues/%2F/rmq_a?disable_stats=true&enable_queue_totals=true"] = Served(b'["rmq_a"]')
+        management = Management(f"http://{server.host}", parameters_of("amqp://guest:guest@127.0.0.1/%2F"))
+        with pytest.raises(Unavailable, match="cannot be listed"):
+            management.window("rmq_a")
 
 
 # Taking

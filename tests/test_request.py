@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -612,11 +613,15 @@ def timed(**members: Any) -> Request:
 
 
 def test_an_attempt_ends_at_the_earlier_limit() -> None:
-    assert timed().deadline(1000.0) == 1000.0 + 96 * 3600
-    assert timed(max_duration="1m").deadline(1000.0) == 1060.0
-    assert timed(time_added=900.0, lifetime="2m").deadline(1000.0) == 1020.0
-    assert timed(time_added=900.0, lifetime="2m", max_duration="10s").deadline(1000.0) == 1010.0
-    assert timed(lifetime="2m").deadline(1000.0) == 1000.0 + 96 * 3600
+    def limits(**members: Any) -> tuple[float, float]:
+        wanted = timed(**members)
+        return wanted.longest, wanted.end_of_life
+
+    assert limits() == (96 * 3600, math.inf)
+    assert limits(max_duration="1m") == (60, math.inf)
+    assert limits(time_added=900.0, lifetime="2m") == (math.inf, 1020)
+    assert limits(time_added=900.0, lifetime="2m", max_duration="10s") == (10, 1020)
+    assert limits(lifetime="2m") == (96 * 3600, math.inf)
 
 
 def test_an_experiment_dies_of_age() -> None:
@@ -691,6 +696,6 @@ def _outcome(body: bytes) -> str:
         assert "testing-secret" not in str(error)
         return "refused"
     assert wanted.identity
-    assert wanted.deadline(0.0) > 0
+    assert wanted.longest > 0
     assert json.dumps(request.redacted(wanted.document))
     return "parsed"

@@ -54,7 +54,8 @@ class Attempt:
     def run(self) -> Finished:
         """Make the attempt, and return how it ended. Raises Orphaned, with nothing left running."""
         parts = self._parts
-        self._watch.limit(self._request.deadline(parts.began), verdict.late(self._request, parts.began))
+        self._watch.limit(self._request.longest, verdict.late(self._request, "timeout"))
+        self._watch.expire(self._request.end_of_life, verdict.late(self._request, "lifetime"))
         with ExitStack() as stack:
             console: Console | None = None
             try:

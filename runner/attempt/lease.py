@@ -14,6 +14,8 @@ import os
 import platform
 import posixpath
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -23,6 +25,7 @@ from runner.errors import ExperimentError, RunnerError
 from runner.loop import Loop
 from runner.machine import procfs
 from runner.message.request import Artifact, Request
+from runner.storage.base import NotFound
 from runner.storage.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -72,7 +75,7 @@ def parse(data: bytes, identity: str) -> Lease | None:
         sound = all(isinstance(each, int) and each >= 0 for each in (lease.failures, lease.attempt))
         sound = sound and lease.heartbeat >= 0
         int(lease.process.rpartition("/")[2].partition("-")[0])
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     return lease if sound and lease.identity == identity else None
 
@@ -89,15 +92,27 @@ class Leasehold:
     """This attempt's lease. Only ``claim`` waits for the store; that nothing can be written is no reason not to run.
 
     ``reading`` and ``writing`` are the stores, the latter for a thread of the leasehold's own. An experiment that has
-    nothing to leave anywhere, or no time of submission to be known by, has no lease.
+    nothing to leave anywhere, or no time of submission to be known by, has no lease. ``lost`` is called with why, when
+    this attempt could not say for long that it runs (its machine slept, the store was away), and another one does
+    now. ``clock`` gives seconds since 1970.
     """
 
-    def __init__(self, wanted: Request, loop: Loop, *, reading: Stores, writing: Stores) -> None:
+    def __init__(
+        self,
+        wanted: Request,
+        loop: Loop,
+        *,
+        reading: Stores,
+        writing: Stores,
+        lost: Callable[[Elsewhere], object],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._artifact = _neighbour(wanted) if wanted.time_added is not None else None
         self._identity, self._loop = wanted.identity, loop
-        self._reading, self._writing = reading, writing
+        self._reading, self._writing, self._lost, self._clock = reading, writing, lost, clock
         self._worker = Worker(loop)
         self._ours: Lease | None = None
+        self._said = 0.0
 
     def claim(self, *, failures: int, redeliveries: int | None) -> int:
         """Return the number of this attempt, from 1, and say from now on that it runs.
@@ -105,10 +120,11 @@ class Leasehold:
         ``failures`` are known to this runner. ``redeliveries`` stand in for a lease, for what they count: whatever made
         the message come again. Raises Elsewhere, Repeated, Unavailable.
         """
+        self._said = self._clock()
         found = self._read()
         if found and found.state == "over":
             raise Repeated(f"it was over already: {found.sentence}")
-        if found and found.alive(time.time()):
+        if found and found.alive(self._clock()):
             raise Elsewhere(f"attempt {found.attempt} runs on {found.host}")
         attempt = 1 + max(failures, found.failures if found else redeliveries or 0)
         ours = f"{procfs.here()}/{procfs.birth(os.getpid())}"
@@ -126,29 +142,50 @@ class Leasehold:
     def _beat(self) -> None:
         if self._artifact and self._ours and self._ours.state == "running":
             if not self._worker.busy:
-                self._worker.call(partial(self._put, self._artifact, self._ours), lambda _result: None)
+                self._worker.call(partial(self._put, self._artifact, self._ours), self._heed)
             self._loop.call_later(_PACE, self._beat)
+
+    def _heed(self, result: Future[Elsewhere | None]) -> None:
+        if other := result.result():
+            self._lost(other)
 
     def _read(self) -> Lease | None:
         """Return what the last attempt said, None when it said nothing or may not be asked. Raises Unavailable."""
         if self._artifact is None:
             return None
         try:
-            store = self._reading.reach(self._artifact.location, self._artifact.credentials)
-            with store.open(self._key(self._artifact)) as stored:
-                return parse(stored.stream.read(_LARGEST), self._identity)
+            return self._found(self._reading, self._artifact)
         except ExperimentError as error:
             log.debug("the lease cannot be read: %s", error)
             return None
 
-    def _put(self, artifact: Artifact, lease: Lease) -> None:
-        """In the worker's thread."""
+    def _found(self, stores: Stores, artifact: Artifact) -> Lease | None:
+        with stores.reach(artifact.location, artifact.credentials).open(self._key(artifact)) as stored:
+            return parse(stored.stream.read(_LARGEST), self._identity)
+
+    def _put(self, artifact: Artifact, lease: Lease) -> Elsewhere | None:
+        """Write the lease, unless it is another attempt's by now, which is returned. In the worker's thread."""
         try:
+            now = self._clock()
+            if now - self._said >= _SILENCE and (other := self._other(artifact, lease)):
+                return other
             store = self._writing.reach(artifact.location, artifact.credentials)
             with store.create(self._key(artifact)) as out:
-                out.write(json.dumps({**asdict(lease), "heartbeat": time.time()}).encode())
+                out.write(json.dumps({**asdict(lease), "heartbeat": now}).encode())
+            self._said = now
         except RunnerError as error:
             log.debug("the lease cannot be written: %s", error)
+        return None
+
+    def _other(self, artifact: Artifact, ours: Lease) -> Elsewhere | None:
+        """Look whether somebody took us for dead. Raises RunnerError."""
+        try:
+            found = self._found(self._writing, artifact)
+        except NotFound:
+            return None
+        if found is None or found.process == ours.process or not found.alive(self._clock()):
+            return None
+        return Elsewhere(f"attempt {found.attempt} runs on {found.host}, where this one counts as dead")
 
     def _key(self, artifact: Artifact) -> str:
         directory = posixpath.dirname(artifact.location.key)

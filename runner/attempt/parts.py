@@ -57,7 +57,7 @@ class Parts:
         self.worker = Worker(loop)
 
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
-        self.lease = Leasehold(self.request, loop, reading=self.stores, writing=beating)
+        self.lease = Leasehold(self.request, loop, reading=self.stores, writing=beating, lost=watch.end)
         self.book = Bookkeeping(self.request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
 
         asked = self.request.resources.hdd

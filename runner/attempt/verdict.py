@@ -86,12 +86,11 @@ def of_script(wanted: Request, status: int, exception: str) -> ScriptError:
     return ScriptError(sentence, status)
 
 
-def late(wanted: Request, began: float) -> ExperimentError:
-    """Say where the time limit of an attempt comes from that began then, in seconds since 1970: for when it is up."""
+def late(wanted: Request, word: str) -> ExperimentError:
+    """Say where the time limit of an attempt comes from, for when it is up; ``word`` is that of the verdict."""
     given = {"max_duration": wanted.max_duration, "experimentLifetime": wanted.lifetime}
     limits = [f"{name} {format_duration(value)}" for name, value in given.items() if value]
     which = ", ".join(limits) or "96h, since the message sets none"
-    word = "lifetime" if wanted.expired(wanted.deadline(began)) else "timeout"
     return ExperimentError(f"it was stopped at its time limit ({which})", verdict=word)
 
 

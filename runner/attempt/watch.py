@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 from runner.errors import ExperimentError, RunnerError
 from runner.lifecycle import Signals
@@ -36,7 +37,7 @@ class Watch:
         self._loop, self._signals = loop, signals
         self._orphaned = False
         self._returning = False
-        self._deadline, self._late = float("inf"), ExperimentError()
+        self._late: list[tuple[Callable[[], float], float, ExperimentError]] = []
         self._end: RunnerError | None = None
         self._partial = b""
         self._gpus: GpuState | None = None
@@ -62,9 +63,13 @@ class Watch:
         if state.fault:
             self.end(Stopped(f"{state.fault}, and that is no failure of the experiment's", verdict="gpu"))
 
-    def limit(self, deadline: float, late: ExperimentError) -> None:
-        """Set when the experiment is to end, in seconds since 1970, and what is raised then."""
-        self._deadline, self._late = deadline, late
+    def limit(self, seconds: float, late: ExperimentError) -> None:
+        """Set for how long the experiment may go on from now, whatever clocks are set to, and what is raised then."""
+        self._late.append((time.monotonic, time.monotonic() + seconds, late))
+
+    def expire(self, at: float, dead: ExperimentError) -> None:
+        """Set when the experiment is to end at the latest, in seconds since 1970, and what is raised then."""
+        self._late.append((time.time, at, dead))
 
     def cancel(self) -> None:
         """The experimenter wants the experiment to end."""
@@ -98,7 +103,7 @@ class Watch:
     def serve(self, seconds: float = TICK) -> None:
         """Wait until something happens, that long at most.
 
-        Raises Orphaned, Stopped, what ``end`` was told, or what ``limit`` was told when the time is up.
+        Raises Orphaned, Stopped, what ``end`` was told, or what ``limit`` and ``expire`` were told when the time is up.
         """
         self._loop.run_once(min(seconds, TICK))
         if self._orphaned:
@@ -109,5 +114,6 @@ class Watch:
             raise Stopped("the runner was told to stop")
         if self._end:
             raise self._end
-        if time.time() >= self._deadline:
-            raise self._late
+        for clock, end, late in self._late:
+            if clock() >= end:
+                raise late

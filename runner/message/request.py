@@ -119,11 +119,12 @@ class Request:
             return math.inf
         return self.time_added + self.lifetime
 
-    def deadline(self, started: float) -> float:
-        """Return when an attempt that began at ``started`` has to end."""
-        attempt = math.inf if self.max_duration is None else started + self.max_duration
-        end = min(attempt, self.end_of_life)
-        return started + _DEFAULT_LIMIT if math.isinf(end) else end
+    @property
+    def longest(self) -> float:
+        """How long one attempt may take, in seconds; infinite where only the end of its life ends it."""
+        if self.max_duration is not None:
+            return self.max_duration
+        return _DEFAULT_LIMIT if math.isinf(self.end_of_life) else math.inf
 
     def expired(self, now: float) -> bool:
         """Tell whether the experiment must not run any more."""

@@ -34,9 +34,9 @@ class Management:
     def bound_queues(self) -> set[str]:
         """Return the names of the queues that clients have bound to their exchange. Blocks. Raises Unavailable."""
         # None: no client has made the exchange yet, or the last one has taken it away.
-        bindings = self._get(f"exchanges/{self._vhost}/{EXCHANGE}/bindings/source") or []
+        bindings = self._get(f"exchanges/{self._vhost}/{EXCHANGE}/bindings/source")
         try:
-            return _bound_queues(bindings)
+            return _bound_queues([] if bindings is None else bindings)
         except (TypeError, KeyError, AttributeError) as error:
             raise self._unavailable("answers with no bindings: check --amqp-mgt-url") from error
 
@@ -47,8 +47,11 @@ class Management:
         """
         found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}?disable_stats=true&enable_queue_totals=true")
         told = found or {}
-        policy = told.get("effective_policy_definition") or {}
-        limit = (told.get("arguments") or {}).get("x-consumer-timeout") or policy.get("consumer-timeout")
+        try:
+            policy = told.get("effective_policy_definition") or {}
+            limit = (told.get("arguments") or {}).get("x-consumer-timeout") or policy.get("consumer-timeout")
+        except AttributeError as error:
+            raise self._unavailable("answers with no queue: check --amqp-mgt-url") from error
         return limit / 1000 if isinstance(limit, int) else None
 
     def _get(self, path: str) -> Any:
@@ -65,14 +68,16 @@ class Management:
         except requests.RequestException as error:
             how = f"cannot be reached ({type(error).__name__})"
             raise self._unavailable(f"{how}: enable the plugin rabbitmq_management, {_OTHERWISE}") from error
-        if answer.status_code == 404:
-            return None
         if answer.status_code in (401, 403):
             raise self._unavailable(f"refuses user {self._user!r}: give that user the tag management, {_OTHERWISE}")
         try:
+            told = answer.json()
+            # A 404 of a proxy's has no such word, and must not be taken for the end of all queues.
+            if answer.status_code == 404 and isinstance(told, dict) and "error" in told:
+                return None
             answer.raise_for_status()
-            return answer.json()
-        except (requests.RequestException, ValueError) as error:
+            return told
+        except (requests.RequestException, ValueError, RecursionError) as error:
             raise self._unavailable(
                 f"answers with status {answer.status_code} and no JSON: check --amqp-mgt-url"
             ) from error
@@ -81,7 +86,10 @@ class Management:
         return Unavailable(f"the queues of RabbitMQ cannot be listed: its management API at {self._base} {why}")
 
 
-def _bound_queues(bindings: list[dict[str, str]]) -> set[str]:
+def _bound_queues(bindings: object) -> set[str]:
+    """Raises TypeError, KeyError and AttributeError for what is no list of bindings."""
+    if not isinstance(bindings, list):
+        raise TypeError(bindings)
     return {
         binding["destination"]
         for binding in bindings

@@ -96,7 +96,7 @@ class Reports:
     def __init__(self, keys: KeyDirectory, clock: Callable[[], float]) -> None:
         self._keys, self._clock = keys, clock
         self._host = platform.node()
-        self._outboxes: dict[str, Outbox] = {}
+        self._outboxes: dict[str, tuple[QueueServer, Outbox]] = {}
         self._told: dict[str, float] = {}
         self._bad: set[str] = set()
         self._spool = Path(tempfile.gettempdir())
@@ -110,18 +110,22 @@ class Reports:
         now = self._clock()
         if now < self._told.get(queue, 0.0) + _SCANNING:
             return
-        self._told[queue] = now
+        self._told = {name: told for name, told in self._told.items() if now < told + _SCANNING} | {queue: now}
         if send := self._way_to(server, queue):
             send(Reporter("", "", self._host).logging("scanning queue", Severity.INFO, {"queue": queue}))
 
     def pump(self) -> None:
-        """Send what the servers take."""
-        for outbox in self._outboxes.values():
-            outbox.pump()
+        """Send what the servers take; what was for a queue that is deleted is forgotten."""
+        for response, (server, outbox) in list(self._outboxes.items()):
+            if server.deleted(response):
+                outbox.close()
+                del self._outboxes[response]
+            else:
+                outbox.pump()
 
     def close(self) -> None:
         """Send what goes at once, and forget the rest."""
-        for outbox in self._outboxes.values():
+        for _, outbox in self._outboxes.values():
             while outbox.pump():
                 pass
             outbox.close()
@@ -133,10 +137,15 @@ class Reports:
         sealer = self._sealer(response) if response else None
         if response is None or sealer is None:
             return None
+        return lambda report: self._put(server, response, sealer.seal(report))
+
+    def _put(self, server: QueueServer, response: str, body: bytes) -> None:
         if response not in self._outboxes:
-            self._outboxes[response] = Outbox(response, lambda body: server.publish(response, body), self._spool)
-        outbox = self._outboxes[response]
-        return lambda report: outbox.put(sealer.seal(report))
+            if server.deleted(response):
+                return
+            outbox = Outbox(response, lambda body: server.publish(response, body), self._spool)
+            self._outboxes[response] = server, outbox
+        self._outboxes[response][1].put(body)
 
     def _sealer(self, response: str) -> Sealer | None:
         text = self._keys.text_for(response)

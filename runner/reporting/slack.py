@@ -69,19 +69,17 @@ class Answer:
 def post(hook: str, payload: Mapping[str, Any]) -> Answer:
     """Post once. Raises Unavailable when there is no answer."""
     import requests  # noqa: PLC0415 -- only who uses Slack pays for it
-    import urllib3  # noqa: PLC0415
 
     try:
         with requests.post(hook, json=payload, timeout=_ANSWER, allow_redirects=False, stream=True) as answer:
-            word = answer.raw.read(200, decode_content=True).decode(errors="replace").strip()
+            word = next(answer.iter_content(200), b"").decode(errors="replace").strip()
             wait = answer.headers.get("retry-after", "")
             return Answer(
                 answer.status_code,
                 word if re.fullmatch("[a-z_]{1,60}", word) else "",
                 min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0,
             )
-    # Their words have the URL in them. Those of urllib3 come while the answer is read.
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (requests.RequestException, OSError) as error:  # whose words have the URL in them
         raise Unavailable(f"Slack cannot be reached ({type(error).__name__})") from None
 
 

@@ -102,6 +102,20 @@ def test_a_secret_is_masked_where_a_line_is_broken_too(capsys: pytest.CaptureFix
     assert "Secret" not in "".join(line.strip() for line in lines)
 
 
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_secret_is_masked_where_an_error_shows_it_in_pythons_words(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    secret = "p'ä\\s\"w0rd"
+    log.mask("here", Secrets.of([secret]))
+    try:
+        (line,) = written(Style(form=form), capsys, (logging.INFO, repr(f"{secret}'\"")))
+    finally:
+        log.unmask("here")
+    assert "***" in line
+    assert "w0rd" not in line
+
+
 def test_an_experiment_may_want_to_be_told_more_and_never_hides_anything(capsys: pytest.CaptureFixture[str]) -> None:
     events = [(logging.DEBUG, "d"), (logging.INFO, "i"), (logging.WARNING, "w")]
     told = {

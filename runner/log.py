@@ -171,11 +171,11 @@ class _Json(_Masked):
         members: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": _without_secrets(record.getMessage()),  # before its own escapes are escaped once more
         }
         members |= {name: value for name in _FIELDS if (value := getattr(record, name, None)) is not None}
         if record.exc_info:
-            members["exception"] = self.formatException(record.exc_info)
+            members["exception"] = _without_secrets(self.formatException(record.exc_info))
         return json.dumps(members)
 
 

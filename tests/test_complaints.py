@@ -76,3 +76,10 @@ def test_a_full_disk_and_a_killed_pip_are_the_machines_fault() -> None:
 def test_a_pip_that_says_nothing_is_told_as_such_and_a_long_line_is_cut() -> None:
     assert str(complaints.error(2, "")).endswith("pip does not say why")
     assert len(str(complaints.error(1, "ERROR: " + "1.0, " * 10_000))) < 400
+
+
+def test_no_word_is_cut_in_two_since_half_a_secret_would_not_be_found() -> None:
+    secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+    for before in range(200, 250):
+        said = str(complaints.error(1, f"RuntimeError: {'x ' * (before // 2)}{secret} was refused"))
+        assert secret in said or secret[:4] not in said

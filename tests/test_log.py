@@ -10,12 +10,20 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from runner import log
 from runner.log import Style
+from runner.message.request import from_document
+from runner.monitoring.journal import Journal
+from runner.monitoring.metrics import Metrics
+from runner.queues.settle import Decision
 from runner.secrets.masking import Secrets
+from runner.supervisor.intake import Received
+from runner.supervisor.running import Running
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,6 +108,35 @@ def test_a_secret_is_masked_where_a_line_is_broken_too(capsys: pytest.CaptureFix
     finally:
         log.unmask("test")
     assert "Secret" not in "".join(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_secret_is_masked_where_an_error_shows_it_in_pythons_words(
+    capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    secret = "p'ä\\s\"w0rd"
+    log.mask("here", Secrets.of([secret]))
+    try:
+        (line,) = written(Style(form=form), capsys, (logging.INFO, repr(f"{secret}'\"")))
+    finally:
+        log.unmask("here")
+    assert "***" in line
+    assert "w0rd" not in line
+
+
+def test_an_experiments_secrets_stay_masked_when_another_one_of_its_name_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def running(secret: str) -> Running:
+        artifacts = {"workspace": {"qualified": "http://h/k.tar"}}
+        experiment = {"key": "k", "filename": "x.py", "artifacts": artifacts, "token": secret}
+        parts: Any = [Received(from_document({"experiment": experiment})), None, None, [], SimpleNamespace(), None]
+        return Running(*parts, since=0.0, number=1, journal=Journal(Metrics()))
+
+    first, second = running("hunter-one"), running("hunter-two")
+    second.settle(Decision.ACK)
+    assert written(Style(form="text"), capsys, (logging.INFO, "it has hunter-one"))[0].endswith("it has ***")
+    first.settle(Decision.ACK)
 
 
 def test_an_experiment_may_want_to_be_told_more_and_never_hides_anything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import logging
 import random
@@ -44,6 +45,14 @@ def b64(text: str, before: int = 0, after: int = 0) -> str:
         repr({"k": ODD}),
         quote(ODD),
         KEY + KEY,
+        f"sqs://me:{quote(KEY, safe='+')}@",
+        f"https://host/?next={quote(quote(KEY, safe=''), safe='')}",
+        json.dumps({"log": json.dumps({"k": ODD})}),
+        json.dumps(KEY).replace("/", "\\/"),
+        json.dumps(ODD).replace("&", "\\u0026"),
+        repr(ODD.encode()),
+        repr(f"{ODD} 'quoted'"),
+        html.escape(ODD),
     ],
 )
 def test_a_secret_is_masked_in_all_its_forms(secrets: Secrets, shown: str) -> None:
@@ -105,6 +114,11 @@ def test_nothing_waits_but_the_beginning_of_a_secret() -> None:
     assert stream.feed(b"\n") == f"{KEY[:10]}\n".encode()
     assert stream.feed(KEY[:-1].encode()) == b""
     assert stream.flush() == MASK, "half a secret is not shown when its other half never comes"
+
+
+def test_half_a_secret_is_not_shown_where_its_end_never_comes_whatever_else_seems_to_begin_before_it() -> None:
+    stream = Stream(Secrets.of([KEY]) | Secrets.from_fingerprints(Secrets.of(["the runner's own"]).fingerprints()))
+    assert stream.feed(f"they have {KEY[:20]}".encode()) + stream.flush() == b"they have ***"
 
 
 def test_neither_the_log_nor_its_lines_have_a_secret(tmp_path: Path) -> None:

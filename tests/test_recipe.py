@@ -73,6 +73,26 @@ def test_files_and_directories_of_the_workspace_count_by_their_content(tmp_path:
     assert key(list(lines), paths=paths) != before
 
 
+def test_no_other_files_are_taken_for_those_of_a_package(tmp_path: Path) -> None:
+    """Who could write such, could have others use an environment that is not theirs."""
+    keys = set()
+    for name, files in (("one", {"a": "x", "b": "y"}), ("two", {"a": "x\nb\ny"})):
+        package = tmp_path / name / "package"
+        package.mkdir(parents=True)
+        for file, content in files.items():
+            (package / file).write_text(content)
+        keys.add(Recipe("python", "3.11", "", (), (package,)).key(Indexes({}, {})))
+    assert len(keys) == 2
+
+
+def test_a_package_that_is_larger_than_any_is_refused_before_it_is_in_memory(tmp_path: Path) -> None:
+    package = tmp_path / "package.whl"
+    package.touch()
+    os.truncate(package, 2**40)
+    with pytest.raises(RequirementError, match=r"'package.whl' of the workspace is larger than"):
+        Recipe("python", "3.11", "", (), (package,)).key(Indexes({}, {}))
+
+
 @pytest.mark.parametrize("line", ["lib/missing", "etc/apt", "x.whl", "link", "./link", "link/sub", "../other", "/etc"])
 def test_no_other_file_is_a_requirement(tmp_path: Path, line: str) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from runner.secrets.redaction import public, redacted
+from runner.secrets.redaction import public, redacted, secrets_of
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,18 @@ from runner.secrets.redaction import public, redacted
 )
 def test_a_url_is_shown_without_its_secrets(text: str, shown: str) -> None:
     assert public(text) == shown
+
+
+def test_names_tell_what_is_secret() -> None:
+    env = {
+        "MYSQL_PWD": "hunter-2",
+        "CI_JWT": "ey.1",
+        "AZURE_CONNECTION_STRING": "Key=x",
+        "AUTHOR": "me",
+        "PWD": "/work/dir",
+    }
+    config = {"env": env, "database": {"credentials": {"plain": {"user": "u", "password": 20261127}}}}
+    assert secrets_of({"config": config}) == {"hunter-2", "ey.1", "Key=x", "20261127"}
 
 
 @pytest.mark.parametrize("unit", ["?key=", "??", "//", "//a", "&keykey", "//@", "?a", "://a:b@"])
@@ -50,7 +62,15 @@ def test_every_credential_is_taken_out_of_a_message() -> None:
             "accessKey": secret,
         },
         "config": {
-            "env": {"HF_TOKEN": secret, "MY_KEY": secret, "DB_PASSWD": secret, "PASS": secret, "KIT": "kept"},
+            "env": {
+                "HF_TOKEN": secret,
+                "MY_KEY": secret,
+                "DB_PASSWD": secret,
+                "PASS": secret,
+                "MYSQL_PWD": secret,
+                "CI_JWT": secret,
+                "KIT": "kept",
+            },
             "cloud": {"queue": {"rmq": f"amqp://{secret}/"}, "zone": "kept"},
             "database": {"credentials": {"plain": {"user": "u", "password": secret}}, "authentication": "kept"},
             "slack_hook": f"https://h/{secret}",

@@ -7,6 +7,7 @@ only there, what it could not fetch before it said that there is "no matching di
 from __future__ import annotations
 
 import re
+import textwrap
 
 from runner.errors import MachineError, RequirementError, RunnerError, Unavailable
 from runner.secrets.redaction import public
@@ -66,5 +67,5 @@ def _summary(text: str) -> str:
 
 
 def _shown(line: str) -> str:
-    line = public(line.strip().removeprefix("ERROR: "))
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    """Cut between words, for half a secret would not be found in what is shown."""
+    return textwrap.shorten(public(line.strip().removeprefix("ERROR: ")), _LONGEST, placeholder=" …")

@@ -13,9 +13,14 @@ from pathlib import Path
 from runner.errors import RequirementError
 from runner.sandbox.indexes import Indexes
 from runner.sandbox.requirements import Installable
+from runner.storage.base import CHUNK
+from runner.units import format_size
 
 # To be counted up when environments are built in another way, so that those of before are not used any more.
 _FORM = 1
+
+# In bytes, with all its files: reading them takes some seconds.
+_LARGEST = 2 * 1024**3
 
 _PATH = re.compile(
     r"(?P<path>(/|\.{1,2}(/|(?=[\[ ;]|$)))[^\[ ;]*|[\w.-]+/[^\[ ;@:]*|[^\[ ;@/]+\.(whl|zip|tar\.\w+|tgz))"
@@ -92,16 +97,27 @@ def _ordered(requirements: list[str]) -> list[str]:
 
 
 def _content(path: Path) -> Iterator[bytes]:
+    """Yield a line for each file, so that no other files have the same lines. Raises RequirementError."""
+    files = list(_files(path))
+    if sum(file.stat().st_size for file in files) > _LARGEST:
+        raise RequirementError(
+            f"the requirement {path.name!r} of the workspace is larger than {format_size(_LARGEST)}: it is no package"
+        )
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as opened:
+            while data := opened.read(CHUNK):
+                digest.update(data)
+        yield f"{file.relative_to(path.parent).as_posix()!r} {digest.hexdigest()}\n".encode()
+
+
+def _files(path: Path) -> Iterator[Path]:
     if path.is_file():
-        yield path.read_bytes()
+        yield path
         return
     for directory, directories, names in os.walk(path):
         directories.sort()
-        for name in sorted(names):
-            file = Path(directory, name)
-            yield f"\n{file.relative_to(path)}\n".encode(errors="surrogateescape")
-            if file.is_file():
-                yield file.read_bytes()
+        yield from (file for name in sorted(names) if (file := Path(directory, name)).is_file())
 
 
 def _libc() -> str:

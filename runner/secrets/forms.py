@@ -13,6 +13,9 @@ from urllib.parse import quote, quote_plus
 _SHORTEST = 6
 # A longer secret is found by its pieces. In bytes.
 _LONGEST = 512
+# What is left as it is where URLs are encoded: nothing, or what may be in paths, by JavaScript's encodeURIComponent, in
+# users and passwords, or anywhere.
+_SAFE = ("", "/", "!'()*", "!$&'()*+,;=:", "!$&'()*+,/:;=?@")
 # What stands where secrets do, and is none: what tokens need for a user, and what everybody knows.
 _KNOWN_TO_ALL = {
     *("x-access-token", "x-token-auth", "x-oauth-basic", "oauth2", "__token__", "gitlab-ci-token"),
@@ -40,10 +43,25 @@ def _pieces(secret: str) -> Iterator[str]:
 
 def _forms(text: str) -> set[bytes]:
     data = text.encode(errors="surrogatepass")
-    encoded = {quote(data, safe=""), quote(data), quote_plus(data)}
+    encoded = {quote_plus(data), *(quote(data, safe=safe) for safe in _SAFE)}
+    encoded |= {quote(quote(data, safe=""), safe="")}
     encoded |= {re.sub("%..", lambda match: match[0].lower(), each) for each in encoded}
-    escaped = {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1], html.escape(text)}
-    return {data, *(each.encode(errors="surrogatepass") for each in encoded | escaped), *_in_base64(data)}
+    found = encoded | set(_escaped(text))
+    return {data, *(each.encode(errors="surrogatepass") for each in found), *_in_base64(data)}
+
+
+def _escaped(text: str) -> Iterator[str]:
+    """Yield it as it stands in JSON, once and twice, in Python's, HTML's and the shell's words."""
+    for ascii_only in (True, False):
+        plain = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield from (plain, json.dumps(plain, ensure_ascii=ascii_only)[1:-1], plain.replace("/", "\\/"))
+        yield "".join(f"\\u{ord(each):04x}" if each in "<>&" else each for each in plain)  # Go's, for HTML
+    for literal in (repr(text)[1:-1], repr(text.encode(errors="surrogatepass"))[2:-1]):
+        yield from (literal, literal.replace("\\'", "'").replace("'", "\\'"))
+    escaped = html.escape(text)
+    yield from (escaped, html.escape(text, quote=False))
+    yield escaped.replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+    yield from (text.replace("'", quoted) for quoted in ("'\\''", "'\"'\"'"))
 
 
 def _in_base64(data: bytes) -> Iterator[bytes]:

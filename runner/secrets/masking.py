@@ -22,7 +22,8 @@ _LONG = 24
 _MANY = 150
 # What every form of a secret is recognised by at first: so many bytes at its beginning, so many of its rarest.
 _HEAD, _ANCHOR = 2, 3
-_OFTEN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789 .,:;=_-/()[]\"'\n\r\t\0")
+_SELDOM = rb"[^a-z0-9 .,:;=_\-/()\[\]\"'\n\r\t\0]"
+_SELDOM_TWICE, _SELDOM_ONCE = re.compile(_SELDOM * 2), re.compile(_SELDOM)
 
 Span = tuple[int, int]
 
@@ -41,8 +42,9 @@ class Literal:
     @property
     def anchor(self) -> tuple[int, bytes]:
         """Some bytes of it, and where they begin: such as are seldom in other texts."""
-        places = range(len(self.text) - _ANCHOR + 1)
-        offset = min(places, key=lambda place: (self.text[place] in _OFTEN, self.text[place + 1] in _OFTEN))
+        last = len(self.text) - _ANCHOR
+        found = _SELDOM_TWICE.search(self.text, 0, last + 2) or _SELDOM_ONCE.search(self.text, 0, last + 1)
+        offset = found.start() if found else 0
         return offset, self.text[offset : offset + _ANCHOR]
 
     @property
@@ -170,12 +172,15 @@ class Secrets:
                 merged.append((start, end))
         return merged
 
-    def unfinished(self, data: bytes) -> int:
-        """Return where the first one begins that may be there once there is more data; its end where there is none."""
+    def unfinished(self, data: bytes, *, known: bool = False) -> int:
+        """Return where the first one begins that may be there once there is more data; its end where there is none.
+
+        ``known``: of those only that are more than fingerprints, which begin like much else.
+        """
         line = 1 + max(data.rfind(b"\n"), data.rfind(b"\r"))
         for start in range(max(line, len(data) - self.longest + 1), len(data)):
             there = self._heads.get(data[start : start + _HEAD])
-            if there and any(each.begins(data[start:]) for each in there):
+            if there and any(each.begins(data[start:]) for each in there if isinstance(each, Literal) or not known):
                 return start
         return len(data)
 
@@ -242,11 +247,12 @@ class Stream:
 
     def flush(self) -> bytes:
         """Return what is left, since nothing follows it; not the first half of a secret either."""
-        patterns, held = self._secrets.patterns, self._held
-        if len(held) >= _HALF and any(isinstance(each, Literal) and each.begins(held) for each in patterns):
-            self._held, self._known = b"", 0
-            return MASK
-        return self._shown(held, len(held))
+        held = self._held
+        half = self._secrets.unfinished(held, known=True)
+        cut = len(held) - half >= _HALF
+        shown = self._shown(held, half if cut else len(held))
+        self._held, self._known = b"", 0
+        return shown + MASK if cut else shown
 
     def _shown(self, data: bytes, end: int) -> bytes:
         # A secret that was found may reach into what waits, where another one may begin. Its mask has been shown then.

@@ -9,10 +9,11 @@ from urllib.parse import unquote
 
 # Rather one harmless member too many than one secret too few.
 _SECRET = re.compile(
-    "secret|passw|passphrase|credential|token(?!iz)|private_?key|access_?key|api_?key|authorization|cookie|hook",
+    "secret|passw|passphrase|credential|token(?!iz)|private_?key|access_?key|api_?key|authorization|cookie|hook"
+    "|connection_?string|bearer|(?<![a-z])jwt(?![a-z])",
     re.IGNORECASE,
 )
-_SECRET_VARIABLE = re.compile(f"{_SECRET.pattern}|key|auth|pass|sig", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(f"{_SECRET.pattern}|key|auth|pass|sig|_pwd", re.IGNORECASE)
 
 # What is shorter is hardly a secret where a name like AUTHOR only may say so.
 _SHORTEST_MAYBE = 8
@@ -89,6 +90,8 @@ def _found(value: Any, *, secret: bool = False) -> Iterator[str]:
         if secret or "PRIVATE KEY-----" in value:
             yield value
         yield from _of_text(value)
+    elif secret and isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield str(value)
 
 
 def _of_text(text: str) -> Iterator[str]:

@@ -76,7 +76,7 @@ class Running:
 
     def __post_init__(self) -> None:
         self.child.tell = self._hear
-        mask(self.request.identity, Secrets.of(secrets_of(self.request.document)))
+        mask(id(self), Secrets.of(secrets_of(self.request.document)))
         self.phase_since = self.since
 
     @property
@@ -179,7 +179,7 @@ class Running:
         """Decide the message's fate, for all its deliveries. To be called last."""
         for delivery in self.deliveries:
             settle(delivery, decision)
-        unmask(self.request.identity)
+        unmask(id(self))
 
     def _hear(self, event: Event) -> None:
         """Log what the attempt tells, and pass on what others want to know."""

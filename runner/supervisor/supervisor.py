@@ -17,6 +17,7 @@ from runner.machine.disk import Claim, Disk
 from runner.machine.gpu_watch import GpuWatch
 from runner.machine.procfs import tree
 from runner.message.envelope import Envelopes
+from runner.message.request import Request
 from runner.monitoring import metrics
 from runner.monitoring.board import Board
 from runner.monitoring.journal import Journal
@@ -218,7 +219,7 @@ class Supervisor:
     def _settle(self, running: Running, finished: Finished) -> None:
         """Decide a message's fate, once its attempt is over."""
         decision = decide(finished)
-        identity = running.request.identity
+        identity = _identity(running.queue, running.request)
         if finished.outcome == "failed":
             self._ledger.failed(identity)
         if decision is not Decision.GIVE_BACK:
@@ -308,7 +309,8 @@ class Supervisor:
         wanted = received.request
         for running in self._running:
             # Without a time of submission another experiment may have the same identity.
-            if running.request.identity == wanted.identity and (running.lost or wanted.time_added is not None):
+            same = _identity(running.queue, running.request) == _identity(delivery.queue, wanted)
+            if same and (running.lost or wanted.time_added is not None):
                 running.adopt(delivery)
                 return True
         if wanted.expired(time()):
@@ -316,7 +318,7 @@ class Supervisor:
             finished = Finished("failed", sentence, last=True, verdict="lifetime")
             self._parts.reports.stream(server, delivery.queue, wanted).end(finished, Decision.ACK)
             self._parts.slack.notices(delivery.queue, wanted).end(finished, Decision.ACK)
-        elif self._ledger.forgive(wanted.identity):
+        elif self._ledger.forgive(_identity(delivery.queue, wanted)):
             finished = Finished("repeated", f"experiment {wanted.key!r} came again after it was over")
         elif received.name and not delivery.redelivered and self._parts.replays.seen(received.name):
             raise RequestError(
@@ -332,7 +334,7 @@ class Supervisor:
 
     def _start(self, received: Received, plan: Plan, server: QueueServer, delivery: Delivery) -> None:
         wanted = received.request
-        failures = self._ledger.failures(wanted.identity)
+        failures = self._ledger.failures(_identity(delivery.queue, wanted))
         child = self._spare.take()
         stream = self._parts.reports.stream(server, delivery.queue, wanted)
         allocation = self._allocator.reserve(plan.need)
@@ -356,3 +358,8 @@ class Supervisor:
         child.begin(order)
         if allocation.gpus:
             log.info("%s gets %s", running, self._allocator.gpus.named(allocation.gpus))
+
+
+def _identity(queue: str, wanted: Request) -> str:
+    """Tell experiments apart: who may submit to another queue can give his the same names."""
+    return f"{queue} {wanted.identity}"

@@ -64,6 +64,23 @@ def test_a_message_that_comes_again_after_the_end_is_acknowledged_and_not_run(pl
     assert runs(place) == 2
 
 
+def test_nobody_can_have_the_message_of_another_queue_taken_for_one_of_his(place: Workplace) -> None:
+    """Who knows names and time of somebody's experiment could have its message settled with his own."""
+    named = {"project": "p", "time_added": time.time()}
+    first = place.message(counting(place, waiting_for(place.root / "go")), "one", **named)
+    second = place.message(counting(place), "two", **named)
+    second["experiment"]["key"] = "one"
+    (place.queues / "local_other").mkdir()
+    place.publish(first)
+    runner = place.start("--max-cores", "2")
+    until(lambda: runs(place) == 1, "the first one runs")
+    place.publish(second).replace(place.queues / "local_other" / "message")
+    runner.saw("local_other: experiment 'one', attempt 1, completed")
+    (place.root / "go").touch()
+    place.settled()
+    assert runs(place) == 2
+
+
 def test_an_experiment_that_is_alive_elsewhere_is_left_alone(place: Workplace, tmp_path: Path) -> None:
     go = place.root / "go"
     message = place.message(counting(place, waiting_for(go)))

@@ -44,7 +44,9 @@ STOPSIGNAL SIGTERM
 EXPOSE 9090
 HEALTHCHECK --interval=30s --timeout=10s --start-period=30s CMD ["python3", "-c", "\
 import http.client, os, sys\n\
-there = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('PROM_ADDRESS', ':9090').rpartition(':')[2]), timeout=8)\n\
+port = os.environ.get('PROM_ADDRESS', ':9090').rpartition(':')[2]\n\
+if not port: sys.exit()\n\
+there = http.client.HTTPConnection('127.0.0.1', int(port), timeout=8)\n\
 there.request('GET', '/healthz')\n\
 sys.exit(there.getresponse().status != 200)"]
 ENTRYPOINT ["tini", "--", "studio-runner"]

@@ -5,7 +5,9 @@ import logging
 import pytest
 from hypothesis import settings
 
-pytest_plugins = [f"tests.servers.{name}" for name in ("apptainer", "ceph", "gcs", "rabbitmq", "sqs", "swift")]
+pytest_plugins = [
+    f"tests.servers.{name}" for name in ("apptainer", "ceph", "gcs", "kube_apiserver", "rabbitmq", "sqs", "swift")
+]
 
 # What only some machines have; and where tests ask for it.
 _SERVERS = {"apptainer", "broker", "s3", "sqs", "moto", "ministack", "gcs_emulator", "swift"}

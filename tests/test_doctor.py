@@ -20,7 +20,7 @@ import pytest
 from runner.commands.doctor import keys, kubernetes, main
 from runner.commands.doctor.base import DoctorSettings, Finding, Level, Subject, examine, ok
 from runner.errors import Unavailable
-from runner.supervisor.kubernetes import Pod
+from runner.supervisor.api_server import Pod
 from tests.e2e.harness import archive, put
 from tests.servers.ceph import S3Server
 from tests.servers.hook import SECRET
@@ -267,14 +267,22 @@ def _ssh_keygen(key: Path, root: Path) -> str:
 
 def test_kubernetes_rights_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with started(tmp_path) as api:
-        monkeypatch.setattr("runner.supervisor.kubernetes.ACCOUNT", tmp_path)
         monkeypatch.setattr(Pod.of.__func__, "__defaults__", ("", tmp_path))
         subject = Subject(DoctorSettings(), (), api.environ)
         (told,) = kubernetes.rights(subject)
         assert told.level is Level.OK and NAMESPACE in told.what
-        api.refusal = 403
+        api.put("studioml-go-runner", "DrainAndSuspend")
+        _, told = kubernetes.rights(subject)
+        assert told.level is Level.WARN and "studioml-go-runner says DrainAndSuspend" in told.what
+        api.put("pod-1", "Running")
         (told,) = kubernetes.rights(subject)
-        assert told.level is Level.FAIL and "get, list and watch" in told.what
+        assert told.level is Level.OK
+        api.permit("list")
+        (told,) = kubernetes.rights(subject)
+        assert told.level is Level.FAIL and "cannot watch ConfigMap" in told.what
+        api.permit()
+        (told,) = kubernetes.rights(subject)
+        assert told.level is Level.FAIL and "cannot list ConfigMap" in told.what and "get, list and watch" in told.what
         api.end()
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,8 @@ import yaml
 
 from runner.options.reading import variables_of
 from runner.options.settings import Settings
+from runner.storage.base import Denied
+from runner.storage.connections import check
 from runner.supervisor.stopping import STOP_PATIENCE
 from runner.units import parse_duration
 from tests.e2e.harness import until
@@ -97,7 +100,23 @@ def test_names_and_places_are_those_of_existing_deployments() -> None:
     deployment = one("kubernetes/base", "Deployment")
     assert deployment["metadata"]["name"] == "studioml-go-runner-deployment"
     assert deployment["spec"]["selector"] == {"matchLabels": {"app": "studioml-go-runner"}}
-    assert one("kubernetes/base", "ConfigMap", "studioml-go-runner")["data"] == {"STATE": "Running"}
+    assert one("kubernetes/base", "ConfigMap", "studioml-go-runner")
+
+
+def test_applying_manifests_again_neither_ends_runners_nor_a_suspension() -> None:
+    """`kubectl apply` puts back what is written in them, and leaves the rest."""
+    assert "replicas" not in one("kubernetes/base", "Deployment")["spec"]
+    assert "data" not in one("kubernetes/base", "ConfigMap", "studioml-go-runner")
+
+
+def test_the_network_policy_keeps_experiments_from_where_the_runner_does_not_go_for_them() -> None:
+    policy = one("kubernetes/network-policy", "NetworkPolicy")["spec"]
+    assert policy["podSelector"] == one("kubernetes/base", "Deployment")["spec"]["selector"]
+    kept = [ip_network(each) for peer in policy["egress"][0]["to"] for each in peer["ipBlock"]["except"]]
+    for address in ("169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254", "fe80::1"):
+        assert any(ip_address(address) in network for network in kept)
+        with pytest.raises(Denied):
+            check(address)
 
 
 def test_pods_may_read_configmaps_and_nothing_else() -> None:
@@ -138,9 +157,10 @@ def test_rabbitmq_tells_keda_of_work_and_not_of_reports(rabbitmq: Broker) -> Non
     rabbitmq.declare("rmq_work_response")
     for name in (queue, queue, f"{queue}_response"):
         rabbitmq.publish(name, b"{}")
-    asked = one("kubernetes/keda-rabbitmq", "ScaledObject")["spec"]["triggers"][0]["metadata"]["queueName"]
+    trigger = one("kubernetes/keda-rabbitmq", "ScaledObject")["spec"]["triggers"][0]["metadata"]
+    asked, most = trigger["queueName"], trigger["pageSize"]
     # As KEDA's scaler asks, see getQueueInfo in its rabbitmq_scaler.go.
-    query = f"queues/%2F?page=1&use_regex=true&pagination=false&name={quote(asked, safe='')}&page_size=100"
+    query = f"queues/%2F?page=1&use_regex=true&pagination=false&name={quote(asked, safe='')}&page_size={most}"
 
     def counted() -> int:
         return sum(each.get("messages", 0) for each in rabbitmq.api("GET", query).json()["items"])

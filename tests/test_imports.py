@@ -94,6 +94,7 @@ def test_nothing_but_its_own_module_knows_a_foreign_library() -> None:
             "queues.management",
             "sandbox.registry",
             "supervisor.kubernetes",
+            "supervisor.api_server",
             "commands.doctor.pythons",
             "commands.doctor.machine",
             "reporting.slack",

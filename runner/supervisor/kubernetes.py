@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -21,89 +18,29 @@ import requests
 
 from runner.loop import Loop
 from runner.retry import Patience
+from runner.supervisor.api_server import WATCH, Expired, Pod, Trouble
 
 log = logging.getLogger(__name__)
 
-#: Where a pod finds what its service account may use.
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _STATES = {"Running": False, "DrainAndSuspend": True}
-# For how long one watch is asked for; the server ends it then, and sooner if it likes. In seconds.
-_WATCH = 300
-# How long the server may take to connect, and to answer. In seconds.
-_ANSWER = (5.0, 30.0)
-# A watch says nothing for long; when it is silent for longer than this, its connection is dead. In seconds.
-_SILENCE = _WATCH + 30.0
 # How soon, and how late, the server is asked again. In seconds.
 _AGAIN = Patience(total=float("inf"), first=1.0, longest=30.0)
 # A watch that ended well within this time is not asked for again sooner: some proxies cut them all. In seconds.
 _SHORTEST = 1.0
-
-
-class Trouble(Exception):
-    """The API server does not say what the map holds; the text says why."""
-
-
-class _Expired(Exception):
-    """The changes since the last one seen are forgotten by the server: the map has to be read again."""
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A pod's way to its API server. ``account`` is the directory of its service account."""
-
-    url: str
-    account: Path
-    namespace: str
-    name: str
-
-    @classmethod
-    def of(cls, environ: Mapping[str, str], namespace: str = "", account: Path = ACCOUNT) -> Pod:
-        """Find the API server in a pod's environment; ``namespace`` "" is the pod's own."""
-        host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not namespace:
-            try:
-                namespace = (account / "namespace").read_text().strip()
-            except OSError:
-                namespace = "default"
-        shown = f"[{host}]" if ":" in host else host
-        return cls(f"https://{shown}:{port}", account, namespace, environ.get("HOSTNAME") or socket.gethostname())
-
-    def ask(self, parameters: Mapping[str, str], *, stream: bool = False) -> requests.Response:
-        """Ask for ConfigMaps. Raises Trouble and _Expired."""
-        where = f"{self.url}/api/v1/namespaces/{self.namespace}/configmaps"
-        try:
-            # Read each time: Kubernetes exchanges a token long before it runs out.
-            token = (self.account / "token").read_text().strip()
-            answer = requests.get(
-                where,
-                params=dict(parameters),
-                headers={"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"},
-                verify=str(self.account / "ca.crt"),
-                timeout=(_ANSWER[0], _SILENCE) if stream else _ANSWER,
-                stream=stream,
-            )
-        except OSError as error:  # requests' errors are OSErrors too
-            raise Trouble(f"the API server at {self.url} cannot be asked ({type(error).__name__})") from error
-        if answer.status_code == 200:
-            return answer
-        answer.close()
-        if answer.status_code == 410:
-            raise _Expired
-        if answer.status_code in (401, 403):
-            raise Trouble(
-                "the API server does not let this pod's service account read ConfigMaps of namespace "
-                f"{self.namespace}: give it the verbs get, list and watch on them"
-            )
-        raise Trouble(f"the API server at {self.url} answers with status {answer.status_code}")
+# How long no work is taken because the server does not answer at first, or refuses: networks of pods come up late, and
+# a server that has just started knows of no rights yet. In seconds.
+_PATIENCE = 15.0
 
 
 class _Watch:
     """One ConfigMap, read and watched for ever. ``told`` is called with its STATE, None when it says nothing."""
 
-    def __init__(self, pod: Pod, name: str, told: Callable[[str | None], object]) -> None:
+    def __init__(self, pod: Pod, name: str, told: Callable[[str | None], object], patience: float) -> None:
         self._pod, self._name, self._told = pod, name, told
         self._state: str | None = None
         self._said = ""
+        self._delays = _AGAIN.delays()
+        self._patience = time.monotonic() + patience
         self._closed = Event()
         self.thread = Thread(target=self._run, name=f"configmap-{name}", daemon=True)
         self.thread.start()
@@ -113,63 +50,71 @@ class _Watch:
         self._closed.set()
 
     def _run(self) -> None:
-        delays = _AGAIN.delays()
         while not self._closed.is_set():
+            began = time.monotonic()
             try:
-                version = self._read()
-                self._said, delays = "", _AGAIN.delays()
-                while not self._closed.is_set():
-                    began = time.monotonic()
-                    version = self._follow(version)
-                    self._closed.wait(_SHORTEST - (time.monotonic() - began))
-            except _Expired:
-                self._closed.wait(_SHORTEST)
+                # Read each time, though a watch could go on where the last one ended: of a cluster that was restored
+                # from a backup, which is behind what was seen of it, that would tell nothing for long.
+                self._follow(self._read())
+            except Expired:
+                pass
             except Trouble as trouble:
-                self._say(f"ConfigMap {self._name} cannot be read: {trouble}; trying again until it works")
-                self._closed.wait(next(delays))
+                self._say(trouble)
+                self._closed.wait(next(self._delays))
+            self._closed.wait(_SHORTEST - (time.monotonic() - began))
 
     def _read(self) -> str:
         """Tell what the map holds now, and return the version from which to follow it."""
-        with self._pod.ask({"fieldSelector": f"metadata.name={self._name}"}) as answer:
-            try:
-                found = answer.json()
-                self._tell(_state(found["items"][0]) if found["items"] else None)
-                return str(found["metadata"]["resourceVersion"])
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise Trouble(f"the API server at {self._pod.url} does not answer with ConfigMaps") from error
+        state, version = read(self._pod, self._name)
+        self._tell(state)
+        return version
 
-    def _follow(self, version: str) -> str:
-        """Tell every change until the watch ends, and return the version to go on from."""
+    def _follow(self, version: str) -> None:
+        """Tell every change after a version until the watch ends."""
         parameters = {
-            "fieldSelector": f"metadata.name={self._name}",
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(_WATCH),
+            "timeoutSeconds": str(WATCH),
         }
-        with self._pod.ask(parameters, stream=True) as answer:
+        with self._pod.configmaps(self._name, parameters) as answer:
+            self._well()
             for event in _events(answer):
                 try:
                     kind, thing = event["type"], event["object"]
                     if kind == "ERROR":
-                        raise _Expired
-                    version = str(thing["metadata"]["resourceVersion"])
+                        raise _failure(thing)
                     if kind in ("ADDED", "MODIFIED", "DELETED"):
                         self._tell(None if kind == "DELETED" else _state(thing))
                 except (TypeError, KeyError, AttributeError) as error:
-                    raise Trouble(f"the API server at {self._pod.url} sends what is no event") from error
-        return version
+                    raise Trouble(f"the server at {self._pod.url} sends what is no event") from error
 
     def _tell(self, state: str | None) -> None:
         self._state = state
         self._told(state)
 
-    def _say(self, trouble: str) -> None:
+    def _well(self) -> None:
+        if self._said:
+            log.info("ConfigMap %s can be read and watched again", self._name)
+        self._said, self._delays = "", _AGAIN.delays()
+
+    def _say(self, trouble: Trouble) -> None:
         """What was known last holds until more is known."""
-        if trouble != self._said:
-            log.warning("%s", trouble)
-            self._said = trouble
-        self._told(self._state)
+        text = f"ConfigMap {self._name} cannot be watched: {trouble}; trying again until it works"
+        if text != self._said:
+            log.warning("%s", text)
+            self._said = text
+        if not trouble.passing or time.monotonic() >= self._patience:
+            self._told(self._state)
+
+
+def _failure(status: Any) -> Exception:
+    """Return why a watch ends: the last event's Status."""
+    if status["code"] == 410:
+        return Expired()
+    return Trouble(
+        f"the API server ends the watch with status {status['code']} ({status.get('message')})", passing=True
+    )
 
 
 def _events(answer: requests.Response) -> Iterator[Any]:
@@ -182,28 +127,45 @@ def _events(answer: requests.Response) -> Iterator[Any]:
         return
 
 
+def read(pod: Pod, name: str) -> tuple[str | None, str]:
+    """Return a ConfigMap's STATE, None when it says nothing, and from which version to watch it. Raises Trouble."""
+    with pod.configmaps(name) as answer:
+        try:
+            found = answer.json()
+            state = _state(found["items"][0]) if found["items"] else None
+            return state, str(found["metadata"]["resourceVersion"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise Trouble(f"the server at {pod.url} does not answer with ConfigMaps") from error
+
+
+def suspending(names: Sequence[str], states: Mapping[str, str | None]) -> str:
+    """Return the name of the ConfigMap that suspends a runner, "" for none; the first that has a state decides."""
+    decisive = next((name for name in names if states.get(name) in _STATES), "")
+    return decisive if _STATES.get(states.get(decisive) or "") else ""
+
+
 def _state(configmap: Any) -> str | None:
     state = (configmap.get("data") or {}).get("STATE")
     return str(state) if state else None
 
 
 class PodState:
-    """What the pods' common map and this pod's own map say; the pod's own wins. Tells the loop when it changes."""
+    """What the pods' common map and this pod's own map say; the pod's own wins. Tells the loop when it changes.
 
-    def __init__(self, loop: Loop, pod: Pod, common: str) -> None:
+    ``patience``: for how many seconds no work is taken because a map cannot be asked for at first.
+    """
+
+    def __init__(self, loop: Loop, pod: Pod, common: str, *, patience: float = _PATIENCE) -> None:
         self._loop = loop
         self._states: dict[str, str | None] = {}
         self._names = tuple(dict.fromkeys((pod.name, common)))
-        self._logged = False
-        self.watches = [_Watch(pod, name, partial(self._hear, name)) for name in self._names]
+        self._logged = ""
+        self.watches = [_Watch(pod, name, partial(self._hear, name), patience) for name in self._names]
 
     @property
     def suspended(self) -> bool:
         """True when no work is to be taken. That is so too until both maps have been asked for once."""
-        if len(self._states) < len(self._names):
-            return True
-        wanted = (self._states[name] for name in self._names)
-        return _STATES.get(next((state for state in wanted if state), "Running"), False)
+        return len(self._states) < len(self._names) or bool(suspending(self._names, self._states))
 
     def close(self) -> None:
         """Heed the maps no more. Their threads end with the process at the latest."""
@@ -215,13 +177,16 @@ class PodState:
         self._loop.add_callback(partial(self._heed, name, state))
 
     def _heed(self, name: str, state: str | None) -> None:
-        if state and state not in _STATES:
+        if state and state not in _STATES and state != self._states.get(name):
             log.warning("ConfigMap %s: STATE is %r, but must be Running or DrainAndSuspend: ignored", name, state)
-            state = None
         self._states[name] = state
-        if len(self._states) == len(self._names) and self.suspended != self._logged:
-            self._logged = self.suspended
-            log.warning("%s", "suspended: no new work is taken" if self.suspended else "work is taken again")
+        decisive = suspending(self._names, self._states)
+        if len(self._states) == len(self._names) and decisive != self._logged:
+            self._logged = decisive
+            if decisive:
+                log.warning("suspended by ConfigMap %s: no new work is taken", decisive)
+            else:
+                log.warning("work is taken again")
 
 
 def watch(loop: Loop, namespace: str, common: str) -> PodState:

@@ -1,12 +1,14 @@
-"""As much of a Kubernetes API server as watching ConfigMaps needs, over TLS: there is no small real one.
+"""As much of a Kubernetes API server as watching ConfigMaps needs, over TLS: it answers as a real kube-apiserver did.
 
-What it does is written down in https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+What it does is written down in https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes;
+tests of both are the same as far as they go (kube_apiserver.py).
 """
 
 from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,10 +17,11 @@ from threading import Condition, Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.servers.certificates import self_signed
+from tests.servers.certificates import signed
 
 NAMESPACE = "experiments"
 TOKEN = "token-1"
+USER = f"system:serviceaccount:{NAMESPACE}:studioml-account"
 
 
 class ApiServer:
@@ -28,18 +31,20 @@ class ApiServer:
         self.account = root
         self.token = TOKEN
         self.refusal = 0
+        self.verbs = {"list", "watch"}
         self.ended = False
+        self.watching = 0
         self.requests: list[dict[str, str]] = []
         self.changed = Condition()
         self._events: list[tuple[int, str, dict[str, Any]]] = []
         self._maps: dict[str, dict[str, Any]] = {}
         self._version, self._oldest, self._epoch = 100, 0, 0
-        certificate, key = self_signed(root)
-        Path(certificate).rename(root / "ca.crt")
+        authority, certificate, key = signed(root)
+        Path(authority).rename(root / "ca.crt")
         (root / "token").write_text(TOKEN)
         (root / "namespace").write_text(NAMESPACE)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(root / "ca.crt", key)
+        context.load_cert_chain(certificate, key)
         self.http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         # Hands are shaken in each connection's own thread, which closes it, whatever comes of it.
         self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
@@ -73,6 +78,21 @@ class ApiServer:
             self._epoch += 1
             self.changed.notify_all()
 
+    def permit(self, *verbs: str) -> None:
+        """Let the service account do no more than that."""
+        self.verbs = set(verbs)
+
+    def renew_token(self) -> None:
+        """As the kubelet does long before a token runs out; the old one is worth nothing then."""
+        self.token = f"{self.token}1"
+        (self.account / "token").write_text(self.token + "\n")
+
+    def restore(self, name: str, state: str) -> None:
+        """Put back what the cluster was long ago: no watch is told, and versions are small again."""
+        with self.changed:
+            self._events, self._version, self._oldest = [], 10, 0
+            self._maps = {name: {"metadata": {"name": name, "resourceVersion": "10"}, "data": {"STATE": state}}}
+
     def end(self) -> None:
         """Watch nothing any more."""
         self.ended = True
@@ -83,19 +103,26 @@ class ApiServer:
             items = [thing for thing in [self._maps.get(name)] if thing]
             return {"metadata": {"resourceVersion": str(self._version)}, "items": items}
 
-    def events(self, name: str, version: int) -> Iterator[dict[str, Any] | None]:
-        """Yield the changes after a version as they happen; ends when cut."""
+    def events(self, name: str, version: int, seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield the changes after a version as they happen; ends when cut, or after so many seconds."""
+        end = time.monotonic() + seconds
         with self.changed:
             epoch = self._epoch
+            self.watching += 1
             if version < self._oldest:
-                yield {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}
+                yield {"type": "ERROR", "object": status(410, f"too old resource version: {version} ({self._oldest})")}
                 return
-            while epoch == self._epoch and not self.ended:
+            while epoch == self._epoch and not self.ended and time.monotonic() < end:
                 for number, kind, thing in [event for event in self._events if event[0] > version]:
                     version = number
                     if thing["metadata"]["name"] == name:
                         yield {"type": kind, "object": thing}
-                self.changed.wait(60)
+                self.changed.wait(min(60.0, max(0.0, end - time.monotonic())))
+            if not self.ended:
+                yield {
+                    "type": "BOOKMARK",
+                    "object": {"kind": "ConfigMap", "metadata": {"resourceVersion": str(version)}},
+                }
 
     def _change(self, kind: str, thing: dict[str, Any]) -> None:
         with self.changed:
@@ -128,27 +155,46 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.api.requests.append(query)
-        status = self.api.refusal
-        if not status and self.headers["Authorization"] != f"Bearer {self.api.token}":
-            status = 401
-        if not status and url.path != f"/api/v1/namespaces/{NAMESPACE}/configmaps":
-            status = 404
+        verb = "watch" if "watch" in query else "list"
         name = query.get("fieldSelector", "").removeprefix("metadata.name=")
-        if status or "watch" not in query:
-            body = json.dumps({"kind": "Status", "code": status} if status else self.api.listed(name)).encode()
-            self.send_response(status or 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+        if refusal := self._refusal(verb, url.path):
+            self._whole(refusal["code"], refusal)
+            return
+        if verb == "list":
+            self._whole(200, self.api.listed(name))
             return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for event in self.api.events(name, int(query["resourceVersion"])):
+        for event in self.api.events(name, int(query.get("resourceVersion", "0")), float(query["timeoutSeconds"])):
             line = json.dumps(event).encode() + b"\n"
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
+
+    def _refusal(self, verb: str, path: str) -> dict[str, Any]:
+        """Return the Status of what is not answered, {} for none."""
+        if self.api.refusal:
+            return status(self.api.refusal, "no")
+        if self.headers["Authorization"] != f"Bearer {self.api.token}":
+            return status(401, "Unauthorized")
+        if verb not in self.api.verbs:
+            return status(403, f'configmaps is forbidden: User "{USER}" cannot {verb} resource "configmaps"')
+        if path != f"/api/v1/namespaces/{NAMESPACE}/configmaps":
+            return status(404, "the server could not find the requested resource")
+        return {}
+
+    def _whole(self, code: int, thing: dict[str, Any]) -> None:
+        body = json.dumps(thing).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def status(code: int, message: str) -> dict[str, Any]:
+    """What the server says instead of what it was asked for."""
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "code": code}
 
 
 @contextmanager

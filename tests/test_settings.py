@@ -104,6 +104,19 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert settings(MAX_CORES="", SLACK_HOOK="").max_cores == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--queue-mach", "^a$"], "--queue-mach is no option of this program: did you mean --queue-match? see --help"),
+        (["-working_dir=/tmp"], "--working_dir is no option of this program: did you mean --working-dir? see --help"),
+        (["--nonsense"], "--nonsense is no option of this program: see --help"),
+        (["--debug", "extra"], "'extra' is no option of this program: see --help"),
+    ],
+)
+def test_a_misspelt_option_is_one_mistake_and_the_right_one_is_named(words: list[str], told: str) -> None:
+    assert faults(*words) == (told,)
+
+
 @pytest.mark.parametrize("form", [["-max-cores=3"], ["--max-cores", "3"], ["-max-cores", "3"], ["--max-cores=3"]])
 def test_the_earlier_runners_forms_of_flags_are_understood(form: list[str]) -> None:
     assert settings(*form).max_cores == 3

@@ -37,11 +37,14 @@ def _requirement(value: str) -> tuple[str, ...]:
     return (value,)
 
 
-def _assignments(value: str) -> tuple[tuple[str, str], ...]:
+def _assignments(value: str, form: str = "NAME=VALUE") -> tuple[tuple[str, str], ...]:
     name, equals, rest = value.partition("=")
     if not name or not equals:
-        raise ValueError(f"is {value!r}, but must be NAME=VALUE")
+        raise ValueError(f"is {value!r}, but must be {form}")
     return ((name, rest),)
+
+
+_labelled = partial(_assignments, form="LABEL=PATH")
 
 
 _own = partial(option, prefix="STUDIO_")
@@ -65,7 +68,7 @@ class SubmitSettings(ServerSettings):
     pythonver: str = _own("3", "Python that it wants, for example 3.11", metavar="VERSION")
     requirement: tuple[str, ...] = _own((), "what pip is to install", _requirement, metavar="REQUIREMENT", many=True)
     artifact: tuple[tuple[str, str], ...] = _own(
-        (), "further directory or file that it reads as ../LABEL", _assignments, metavar="LABEL=PATH", many=True
+        (), "further directory or file that it reads as ../LABEL", _labelled, metavar="LABEL=PATH", many=True
     )
     env: tuple[tuple[str, str], ...] = _own((), "variable to set", _assignments, metavar="NAME=VALUE", many=True)
     cpus: int = _own(1, "cores that it needs", count, metavar="N")

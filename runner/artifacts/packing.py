@@ -35,11 +35,24 @@ def unnoted(_entry: Entry, _digest: str) -> None:
     """Take no note: see Note."""
 
 
-def pack(
-    directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted, barred: Secrets = NONE
+def everything(_entry: Entry) -> bool:
+    """Leave nothing out."""
+    return True
+
+
+def pack(  # noqa: PLR0913 -- what of a directory goes where, and what is made of it
+    directory: Path,
+    out: Writer,
+    name: str,
+    *,
+    first: str = "",
+    note: Note = unnoted,
+    barred: Secrets = NONE,
+    wanted: Callable[[Entry], bool] = everything,
 ) -> None:
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
+    Only what is ``wanted``; the content of a directory is asked for by itself.
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
     (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Sockets, pipes and devices are
     left out, hard links stay such. Raises ExperimentError for what cannot be read, and for what has one of the
@@ -58,7 +71,7 @@ def pack(
         errors="surrogateescape",
     ) as tar:
         packed = _Packed(tar, note, barred)
-        for entry in members(directory, first):
+        for entry in filter(wanted, members(directory, first)):
             packed.add(entry)
 
 

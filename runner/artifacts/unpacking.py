@@ -276,16 +276,20 @@ def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: _Metered) -> 
             rest = rest[file.write(rest) :]
 
 
-def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
-    """Make a link that stays inside.
+def leads_out(target: str, *, depth: int) -> bool:
+    """Tell whether a link is refused, so many directories below the root.
 
     It may go up only at its beginning, and not above the root: then no chain of such links can lead out either.
     """
-    path = tree.place(parts, member)
-    steps = [step for step in member.linkname.split("/") if step not in ("", ".")]
+    steps = [step for step in target.split("/") if step not in ("", ".")]
     ups = next((number for number, step in enumerate(steps) if step != ".."), len(steps))
-    depth = len(parts) - 1
-    if member.linkname.startswith("/") or ".." in steps[ups:] or ups > depth or not member.linkname:
+    return target.startswith("/") or ".." in steps[ups:] or ups > depth or not target
+
+
+def _unpack_symlink(_tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str], tree: _Tree) -> None:
+    """Make a link that stays inside."""
+    path = tree.place(parts, member)
+    if leads_out(member.linkname, depth=len(parts) - 1):
         raise _refused(member, f"is a link out of its directory, to {member.linkname[:200]!r}")
     if "\0" in member.linkname or len(os.fsencode(member.linkname)) > _LONGEST_PATH:
         raise _refused(member, "is a link to a name that cannot be")

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from runner.units import parse_duration
 _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
 Stores DIRECTORY as the workspace of a new experiment that runs the Python FILE in it, and publishes its message.
+Virtual environments in DIRECTORY are left out: --requirement says what the experiment needs.
 The keys of an S3 store come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_DEFAULT_REGION;
 without them access is anonymous. Every option is an environment variable too: where the queue is, and --s3-ca, as for
 the runner (--amqp-url is AMQP_URL); all others begin with STUDIO_: --store is STUDIO_STORE."""
@@ -120,6 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         for label, (_, digest) in archives.items():
             artifacts[label] = shelf.artifact(f"blobstore/{digest}.tar", mutable=False)
         wanted = request.from_document(document)
+        print(f"storing {workspace} in {settings.store}", file=sys.stderr)  # noqa: T201 -- it may take, or wait
         for label, (file, _) in archives.items():
             store(file, wanted.artifacts[label], shelf.stores)
     if wanted.record:

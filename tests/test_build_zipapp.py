@@ -166,7 +166,7 @@ text = render(Snapshot(Status(version="1", host="h", process=1, time=2.0, starte
 assert "runner_ready 1.0" in text and "process_resident_memory_bytes" in text, text
 from pathlib import Path
 import runner
-assert (Path(runner.__file__).parent / "status.html").is_file()
+assert (Path(runner.__file__).parent / "monitoring" / "status.html").is_file()
 """
 
 

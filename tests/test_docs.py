@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from itertools import pairwise
@@ -20,11 +21,9 @@ from runner.attempt.metadata import Document
 from runner.cli import main
 from runner.message import request
 from runner.options.reading import flag_of, gather
+from tests.documents import EXAMPLES, OURS, PAGES, ROOT, commands, lines_of_code, named
 from tools import write_options
 
-ROOT = Path(__file__).parent.parent
-OURS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*OURS, ROOT / "CHANGELOG.md", *sorted((ROOT / "examples").rglob("*.md"))]
 QUOTED = re.findall(r"`([^`]*)`", (ROOT / "docs" / "troubleshooting.md").read_text())
 TROUBLES = [each for each in QUOTED if len(each) > 20 and " " in each and not each.startswith("studio-runner")]
 FLAGS = {
@@ -44,10 +43,6 @@ WORDS = {
     "prepare": (1, 1),
     "keys": (1, 99),
 }
-
-
-def named(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 # Sentences
@@ -157,23 +152,7 @@ def test_the_drawing_can_be_read() -> None:
 # Commands
 
 
-def lines_of_code(page: Path) -> Iterator[str]:
-    """Yield the lines of a page's blocks of code, those that go on after a backslash as one."""
-    indented, fenced = r"^(?: {4}| {7,}).*\n", r"^ *```.*\n((?:.*\n)*?) *```$"
-    text = page.read_text()
-    blocks = [each[0] for each in re.finditer(indented, text, re.MULTILINE)]
-    blocks += [each[1] for each in re.finditer(fenced, text, re.MULTILINE)]
-    for line in re.sub(r"\\\n\s*", " ", "".join(blocks)).splitlines():
-        yield line.strip()
-
-
-def commands(page: Path) -> Iterator[str]:
-    for line in lines_of_code(page):
-        if found := re.match(r"(?:[A-Z_]+=\S+ )*(?:\./|python3 )studio-runner\.pyz (.*)", line):
-            yield found[1]
-
-
-COMMANDS = [(page, line) for page in PAGES for line in commands(page)]
+COMMANDS = [(page, words) for page in PAGES for _, words in commands(page)]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +187,29 @@ def make(option: dataclasses.Field[Any], value: str) -> None:
 
 def test_there_are_commands_to_look_at() -> None:
     assert {words[0] for _, line in COMMANDS if (words := line.split())} >= set(FLAGS) - {""}
+
+
+# What else is to be typed, and what tries it; "-" for what nothing does here. Ours: tests/e2e/test_commands.py.
+OTHERS = {
+    r"make [a-z]+( |$)": "test_every_target_of_make_exists",
+    r"mkdir -p |cd ": "tests/e2e/test_commands.py, tools/check_examples.sh",
+    r"docker compose ": "tools/check_examples.sh: the file, with Docker Compose itself",
+    r"docker build ": "tools/check_image.sh, tools/check_examples.sh (hadolint)",
+    r"docker (run|push) ": "-",
+    r"kubectl apply -k ": "tools/check_examples.sh: kustomize, schemas",
+    r"kubectl (create secret|patch) ": "tests/test_examples.py",
+    r"account=.*aws sts |read .*aws iam |export AWS_|examples/aws/": "tools/check_aws.sh",
+    r"aws ecr |eksctl |helm |sed -i.bak ": "-",
+    r"apt-get |useradd |install -m |echo |systemctl ": "- (tools/check_examples.sh: the unit)",
+}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *EXAMPLES], ids=named)
+def test_bash_can_read_what_is_to_be_typed_and_it_is_known_what_tries_it(page: Path) -> None:
+    lines = list(lines_of_code(page))
+    subprocess.run(["bash", "-n"], input="\n".join(lines).encode(), check=True)
+    ours = {line for line, _ in commands(page)}
+    assert not [line for line in lines if line not in ours and not any(re.match(each, line) for each in OTHERS)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

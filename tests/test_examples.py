@@ -6,6 +6,8 @@ Their form is checked by ``make check-examples``, with tools that are too large 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from runner.storage.base import Denied
 from runner.storage.connections import check
 from runner.supervisor.stopping import STOP_PATIENCE
 from runner.units import parse_duration
+from tests.documents import PAGES, lines_of_code
 from tests.e2e.harness import until
 from tests.servers.rabbitmq import Broker
 
@@ -190,6 +193,23 @@ def test_jobs_are_the_deployment_s_pods_and_end_by_themselves(directory: str) ->
     assert {each["name"] for each in template["containers"][0]["env"]} == {"LIMIT_IDLE_DURATION", "LIMIT_INTERVAL"}
     (trigger,) = things["ScaledJob"]["spec"]["triggers"]
     assert trigger["authenticationRef"]["name"] == things["TriggerAuthentication"]["metadata"]["name"]
+
+
+TYPED = sorted({line for page in PAGES for line in lines_of_code(page) if line.startswith("kubectl ")})
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl to try its commands with")
+@pytest.mark.parametrize("line", [line for line in TYPED if " -k " not in line])
+def test_kubectl_does_what_is_to_be_typed(line: str, tmp_path: Path) -> None:
+    words = [*shlex.split(line), "-o", "json"]
+    if "patch" in words:
+        (tmp_path / "map.yaml").write_text(yaml.safe_dump(one("kubernetes/base", "ConfigMap", words[3])))
+        words[2:4] = ["--local", "-f", str(tmp_path / "map.yaml")]
+        made = subprocess.run(words, capture_output=True, check=True).stdout
+        assert json.loads(made)["data"] == {"STATE": "DrainAndSuspend"}
+    else:
+        made = subprocess.run([*words, "--dry-run=client"], capture_output=True, check=True).stdout
+        assert json.loads(made)["metadata"]["name"] == words[4]
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*/*.sh")), ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -77,6 +77,7 @@ def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
     samples |= {"FORMAT": "json", "LEVEL": "debug", "ADDR": "127.0.0.1:9091"}
     for flag, field in FIELDS.items():
         if flag in (
+            "--amqp-url",
             "--s3-cert",
             "--s3-key",
             "--sqs-endpoint",
@@ -92,8 +93,7 @@ def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
             settings(flag, text) if text != "true" else settings(flag),
             settings(**{variable_of(field): text}),
         )
-        if flag != "--amqp-url":
-            assert getattr(by_flag, field.name) == getattr(by_variable, field.name) != field.default or text == "true"
+        assert getattr(by_flag, field.name) == getattr(by_variable, field.name) != field.default or text == "true"
 
 
 def test_the_flag_wins_over_the_variable() -> None:
@@ -102,6 +102,19 @@ def test_the_flag_wins_over_the_variable() -> None:
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert settings(MAX_CORES="", SLACK_HOOK="").max_cores == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--queue-mach", "^a$"], "--queue-mach is no option of this program: did you mean --queue-match? see --help"),
+        (["-working_dir=/tmp"], "--working_dir is no option of this program: did you mean --working-dir? see --help"),
+        (["--nonsense"], "--nonsense is no option of this program: see --help"),
+        (["--debug", "extra"], "'extra' is no option of this program: see --help"),
+    ],
+)
+def test_a_misspelt_option_is_one_mistake_and_the_right_one_is_named(words: list[str], told: str) -> None:
+    assert faults(*words) == (told,)
 
 
 @pytest.mark.parametrize("form", [["-max-cores=3"], ["--max-cores", "3"], ["-max-cores", "3"], ["--max-cores=3"]])
@@ -128,8 +141,20 @@ def test_a_repeated_option_collects(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    told = faults("--max-cores", "many", "--queue-match", "(", "--nonsense", "--s3-ca", "/no/such", DEBUG="perhaps")
-    assert len(told) == 5
+    told = faults(
+        "--amqp-url",
+        "http://me:Secret@host",
+        "--max-cores",
+        "many",
+        "--queue-match",
+        "(",
+        "--nonsense",
+        "--s3-ca",
+        "/no/such",
+        DEBUG="perhaps",
+    )
+    assert len(told) == 6
+    assert "--amqp-url cannot be understood: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST is needed" in told
     for name in ("--max-cores", "--queue-match", "--nonsense", "--s3-ca", "DEBUG"):
         assert any(name in fault for fault in told)
 

@@ -113,6 +113,24 @@ def test_the_same_workspace_is_stored_once(there: list[str], tmp_path: Path) -> 
     assert len(list((tmp_path / "store" / "blobstore").iterdir())) == 1
 
 
+def test_virtual_environments_stay_where_they_are(there: list[str], tmp_path: Path) -> None:
+    for file in (".venv/pyvenv.cfg", ".venv/lib/x.py", ".venv-notes", "pkg/env/pyvenv.cfg", "pkg/train.py"):
+        (tmp_path / "code" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "code" / file).touch()
+    (tmp_path / "code/.venv/python").symlink_to("/usr/bin/python3")
+    main([*there, "code", "train.py"])
+    (archive,) = (tmp_path / "store" / "blobstore").iterdir()
+    with tarfile.open(archive) as packed:
+        assert packed.getnames() == [".venv-notes", "pkg", "pkg/train.py", "train.py"]
+
+
+def test_a_link_that_runners_refuse_is_told_here(there: list[str], tmp_path: Path) -> None:
+    (tmp_path / "code/pkg/inside").symlink_to("../train.py")
+    (tmp_path / "code/pkg/data").symlink_to("../../data")
+    with pytest.raises(ConfigError, match=r"code/pkg/data is a link to '../../data', which runners refuse"):
+        main([*there, "code", "train.py"])
+
+
 def test_a_module_can_be_run(there: list[str], tmp_path: Path) -> None:
     main([*there, "code", "-m", "pkg.train", "-x"])
     assert published(tmp_path).args == ("pkg.train", "-x")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.artifacts import sparse
-from runner.artifacts.walking import Entry, members, open_file, stays_inside, unreadable
+from runner.artifacts.walking import Entry, members, open_file, target_inside, unreadable
 from runner.errors import ExperimentError
 from runner.message.archive_names import compression_of
 from runner.secrets.masking import NONE, Search, Secrets
@@ -35,11 +35,24 @@ def unnoted(_entry: Entry, _digest: str) -> None:
     """Take no note: see Note."""
 
 
-def pack(
-    directory: Path, out: Writer, name: str, *, first: str = "", note: Note = unnoted, barred: Secrets = NONE
+def everything(_entry: Entry) -> bool:
+    """Leave nothing out."""
+    return True
+
+
+def pack(  # noqa: PLR0913 -- what of a directory goes where, and what is made of it
+    directory: Path,
+    out: Writer,
+    name: str,
+    *,
+    first: str = "",
+    note: Note = unnoted,
+    barred: Secrets = NONE,
+    wanted: Callable[[Entry], bool] = everything,
 ) -> None:
     """Write a directory's content as an archive, compressed as ``name`` says, with the file ``first`` before all else.
 
+    Only what is ``wanted``; the content of a directory is asked for by itself.
     Files that vanish meanwhile are left out; one that grows or shrinks keeps the size that it had when it was opened
     (NUL bytes take the place of what is gone). Of sparse files only the data is packed. Hard links stay such, symbolic
     ones to full paths below the directory become relative. Those that lead out of it, which would not be unpacked, are
@@ -59,7 +72,7 @@ def pack(
         errors="surrogateescape",
     ) as tar:
         packed = _Packed(tar, note, barred)
-        for entry in members(directory, first):
+        for entry in filter(wanted, members(directory, first)):
             packed.add(entry)
 
 
@@ -108,9 +121,8 @@ class _Packed:
 
     def _add_link(self, entry: Entry) -> None:
         member = _member(entry)
-        if f"{entry.target}/".startswith(f"{entry.root}/"):
-            member.linkname = os.path.relpath(entry.target, os.path.dirname(entry.path))  # noqa: PTH120
-        self._finish(entry, member if stays_inside(entry.name, member.linkname) else None)
+        member.linkname = target_inside(entry)
+        self._finish(entry, member if member.linkname else None)
 
     def _add_file(self, entry: Entry, file: IO[bytes]) -> None:
         member, inode = _member(entry), (entry.status.st_dev, entry.status.st_ino)

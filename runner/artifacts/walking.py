@@ -45,6 +45,14 @@ def stays_inside(name: str, target: str) -> bool:
     return bool(target) and not target.startswith("/") and ".." not in steps[ups:] and ups <= depth
 
 
+def target_inside(entry: Entry) -> str:
+    """Return where a link leads, relative to itself; "" for out of the tree: such a one could not be unpacked."""
+    target = entry.target
+    if f"{target}/".startswith(f"{entry.root}/"):
+        target = os.path.relpath(target, os.path.dirname(entry.path))  # noqa: PTH120
+    return target if stays_inside(entry.name, target) else ""
+
+
 def only(directory: Path, name: str) -> Iterator[Entry]:
     """Yield one file of a directory, if it is there. Raises ExperimentError when that cannot be told."""
     entry = _entry(_root(directory), name)

@@ -48,8 +48,8 @@ def _explained(queue: str, runner: dict[str, Any]) -> tuple[bool, str]:
         return False, f"{queue} is a queue for reports, by its name, and never read for work"
     if queue in runner["others"]:
         return False, f"there is a queue {queue}, but {_mismatch(runner)}"
-    where = " and ".join(runner["servers"])
-    return False, f"knows of no queue {queue} at its servers ({where}): is it made, and bound to StudioML's exchange?"
+    bound = ", and bound to StudioML's exchange" if "rmq" in runner["servers"] else ""
+    return False, f"knows of no queue {queue} at its servers ({' and '.join(runner['servers'])}): is it made{bound}?"
 
 
 def _state(running: list[str], runner: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.artifacts.packing import pack
+from runner.artifacts.walking import Entry, target_inside
 from runner.errors import ConfigError
 from runner.message.request import Artifact
 from runner.retry import Patience
@@ -71,9 +73,32 @@ def shelf_at(url: str, *, tls: bool, s3_ca: str) -> Shelf:
     return Shelf(replace(base, tls=base.tls or tls or bool(s3_ca)), credentials, Stores(options, sleep=time.sleep))
 
 
+class _Useful:
+    """Leaves virtual environments out, which are of use only where they are. Raises ConfigError for links out of it."""
+
+    def __init__(self) -> None:
+        self._left_out = "\0"
+
+    def __call__(self, entry: Entry) -> bool:
+        if entry.name.startswith(self._left_out):
+            return False
+        if stat.S_ISDIR(entry.status.st_mode) and Path(entry.path, "pyvenv.cfg").is_file():
+            self._left_out = f"{entry.name}/"
+            return False
+        if entry.target and not target_inside(entry):
+            raise ConfigError(
+                f"{entry.path} is a link to {entry.target!r}, which runners refuse: it leads out of {entry.root}, so "
+                "put a copy there, or submit it as an artifact of its own"
+            )
+        return True
+
+
 @contextmanager
 def packed(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Pack a directory, or a single file as StudioML clients do, as ``./name``; yield the archive and its SHA-256."""
+    """Pack a directory, or a single file as StudioML clients do, as ``./name``; yield the archive and its SHA-256.
+
+    Virtual environments in it are left out. Raises ConfigError for what is not there, and for links out of it.
+    """
     with tempfile.TemporaryFile() as file, tempfile.TemporaryDirectory() as alone:
         directory = path
         if path.is_file():
@@ -81,7 +106,7 @@ def packed(path: Path) -> Iterator[tuple[BinaryIO, str]]:
             shutil.copy2(path, directory)
         if not directory.is_dir():
             raise ConfigError(f"{str(path)!r} is neither a directory nor a file: there is nothing to submit")
-        pack(directory, file, "x.tar")
+        pack(directory, file, "x.tar", wanted=_Useful())
         file.seek(0)
         digest = hashlib.sha256()
         while data := file.read(CHUNK):

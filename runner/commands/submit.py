@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from runner.units import parse_duration
 _USAGE = """studio-runner submit [option ...] DIRECTORY FILE [ARGUMENT ...]
 
 Stores DIRECTORY as the workspace of a new experiment that runs the Python FILE in it, and publishes its message.
+Virtual environments in DIRECTORY are left out: --requirement says what the experiment needs.
 The keys of an S3 store come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_DEFAULT_REGION;
 without them access is anonymous. Every option is an environment variable too: where the queue is, and --s3-ca, as for
 the runner (--amqp-url is AMQP_URL); all others begin with STUDIO_: --store is STUDIO_STORE."""
@@ -37,11 +39,14 @@ def _requirement(value: str) -> tuple[str, ...]:
     return (value,)
 
 
-def _assignments(value: str) -> tuple[tuple[str, str], ...]:
+def _assignments(value: str, form: str = "NAME=VALUE") -> tuple[tuple[str, str], ...]:
     name, equals, rest = value.partition("=")
     if not name or not equals:
-        raise ValueError(f"is {value!r}, but must be NAME=VALUE")
+        raise ValueError(f"is {value!r}, but must be {form}")
     return ((name, rest),)
+
+
+_labelled = partial(_assignments, form="LABEL=PATH")
 
 
 _own = partial(option, prefix="STUDIO_")
@@ -65,7 +70,7 @@ class SubmitSettings(ServerSettings):
     pythonver: str = _own("3", "Python that it wants, for example 3.11", metavar="VERSION")
     requirement: tuple[str, ...] = _own((), "what pip is to install", _requirement, metavar="REQUIREMENT", many=True)
     artifact: tuple[tuple[str, str], ...] = _own(
-        (), "further directory or file that it reads as ../LABEL", _assignments, metavar="LABEL=PATH", many=True
+        (), "further directory or file that it reads as ../LABEL", _labelled, metavar="LABEL=PATH", many=True
     )
     env: tuple[tuple[str, str], ...] = _own((), "variable to set", _assignments, metavar="NAME=VALUE", many=True)
     cpus: int = _own(1, "cores that it needs", count, metavar="N")
@@ -117,6 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         for label, (_, digest) in archives.items():
             artifacts[label] = shelf.artifact(f"blobstore/{digest}.tar", mutable=False)
         wanted = request.from_document(document)
+        print(f"storing {workspace} in {settings.store}", file=sys.stderr)  # noqa: T201 -- it may take, or wait
         for label, (file, _) in archives.items():
             store(file, wanted.artifacts[label], shelf.stores)
     if wanted.record:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +44,16 @@ class TopSettings(HomeSettings):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Show it until interrupted, or once. Raises ConfigError, and Unavailable when a runner does not answer."""
+    """Show it until interrupted, or once; return 0. Raises ConfigError, and Unavailable for a runner that is silent."""
     settings, _ = read(TopSettings, arguments, os.environ, usage=_USAGE)
-    while True:
-        shown = "\n\n".join(_text(ask(each)) for each in _addresses(settings))
-        print(shown if settings.once else f"{_CLEAR}{shown}", flush=True)  # noqa: T201 -- talking to the user
-        if settings.once:
-            return 0
-        time.sleep(_PACE)
+    with suppress(KeyboardInterrupt):
+        while True:
+            shown = "\n\n".join(_text(ask(each)) for each in _addresses(settings))
+            print(shown if settings.once else f"{_CLEAR}{shown}", flush=True)  # noqa: T201 -- talking to the user
+            if settings.once:
+                break
+            time.sleep(_PACE)
+    return 0
 
 
 def _addresses(settings: TopSettings) -> list[str]:

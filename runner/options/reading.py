@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from runner.errors import ConfigError
@@ -123,7 +123,9 @@ def _split(
         if flag in ("--help", "--h"):
             given["--help"] = []
         elif flag not in fields:
-            faults.append(f"{flag} is no option of this program: see --help")
+            faults.append(_unknown(flag, fields))
+            if not equals and words and not words[0].startswith("-"):
+                words.pop(0)  # its value
         elif equals:
             given.setdefault(flag, []).append(value)
         elif fields[flag].metadata["parse"] is boolean:
@@ -133,6 +135,14 @@ def _split(
         else:
             faults.append(f"{flag} lacks its value: {fields[flag].metadata['metavar']}")
     return given, words[1:] if words[:1] == ["--"] else words, faults
+
+
+def _unknown(flag: str, known: Iterable[str]) -> str:
+    """Say that there is no such flag, and which one was probably meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 -- only who makes mistakes pays for it
+
+    meant = get_close_matches(flag, known, n=1, cutoff=0.75)
+    return f"{flag} is no option of this program: {f'did you mean {meant[0]}? ' if meant else ''}see --help"
 
 
 def _origin(

@@ -23,7 +23,7 @@ class ServerSettings:
 
     queues_needed: ClassVar[bool] = True
 
-    amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", metavar="URL")
+    amqp_url: str = option("", "RabbitMQ server, amqp[s]://USER:PASSWORD@HOST:PORT/VHOST", values.broker, metavar="URL")
     amqp_mgt_url: str = option("", "its management API [same host, port + 10000]", metavar="URL")
     amqp_ca: str = option("", "CA certificates of the RabbitMQ server (PEM)", values.file, metavar="FILE")
     sqs_certs: str = option(

@@ -165,6 +165,13 @@ def hook(value: str) -> str:
     return value
 
 
+def broker(value: str) -> str:
+    """Check the beginning of RabbitMQ's URL, with variables of the environment in it."""
+    if not re.match(r"amqps?://.", os.path.expandvars(value)):
+        raise ValueError("cannot be understood: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST is needed")  # never the value
+    return value
+
+
 def address(value: str) -> str:
     """Parse an address to listen on; "" is none."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]*):(\d{1,5})", value)

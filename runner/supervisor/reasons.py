@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.machine import procfs
+from runner.queues import carries_reports
 
 log = logging.getLogger(__name__)
+
+# So many queues are named in a line of the log.
+_NAMED = 5
 
 
 class Reasons:
@@ -25,6 +29,7 @@ class Reasons:
         self._about = about
         self._reasons: dict[str, tuple[str, str]] = {}
         self._queues: set[str] = set()
+        self._nothing = ""
         self._changed = True
 
     def tell(self, queue: str, why: str, until: str = "", *, logged: bool = False) -> None:
@@ -50,6 +55,13 @@ class Reasons:
             self._queues, self._changed = set(queues), True
             self._reasons = {queue: reason for queue, reason in self._reasons.items() if queue in self._queues}
 
+    def searched(self, others: Collection[str]) -> None:
+        """All servers know their queues, of which ``others`` are not read: log when none is, and why."""
+        nothing = "" if self._queues else _nothing(others, self._about)
+        if nothing and nothing != self._nothing:
+            log.info("no queue is read for work: %s", nothing)
+        self._nothing = nothing
+
     def note(self, **about: Any) -> None:
         """Bring up to date what else there is to know."""
         if any(self._about.get(name) != value for name, value in about.items()):
@@ -73,6 +85,22 @@ class Reasons:
     def close(self) -> None:
         """Remove the file."""
         self._path.unlink(missing_ok=True)
+
+
+def _nothing(others: Collection[str], about: dict[str, Any]) -> str:
+    """Say why no queue is read, when only others are there."""
+    work = sorted(name for name in others if not carries_reports(name))
+    there = (
+        f"there are only {', '.join(work[:_NAMED])}{' and others' if work[_NAMED:] else ''}"
+        if work
+        else "there is none"
+    )
+    if about["names"]:
+        return f"{there}, and --queue names {', '.join(about['names'])}"
+    if not work:
+        return f"{there} yet"
+    spared = f" and not --queue-mismatch {about['mismatch']}" if about["mismatch"] else ""
+    return f"{there}, and none matches --queue-match {about['match']}{spared}"
 
 
 def runners(home: Path) -> Iterator[dict[str, Any]]:

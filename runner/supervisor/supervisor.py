@@ -173,6 +173,9 @@ class Supervisor:
         others = sorted(name for server in self._servers for name in server.others())
         busy = [str(running) for running in self._running]
         self._parts.reasons.note(idle=self._idle, others=others, running=busy, free=self._allocator.left())
+        searches = [search for server in self._servers for search in server.refreshed()]
+        if self._taking and searches and not any(search.trouble for search in searches):
+            self._parts.reasons.searched(others)
         self._parts.reasons.save()
 
     # Watching

@@ -353,6 +353,21 @@ def test_explain_says_why_a_queue_waits(place: Workplace) -> None:
     assert runner.stop() == 0
 
 
+def test_a_runner_whose_queues_are_not_there_says_once_which_are(place: Workplace) -> None:
+    (place.queues / "mine").mkdir()
+    (place.queues / "mine_response").mkdir()
+    named = place.start("--queue", "mime")
+    assert "there are only local_test, mine, and --queue names mime" in named.saw("no queue is read for work")
+    (place.queues / "local_test").rmdir()
+    matched = place.start("--queue-mismatch", "x")
+    told = r"there are only mine, and none matches --queue-match ^(rmq|sqs|local)_.*$ and not --queue-mismatch x"
+    assert told in matched.saw("no queue is read for work")
+    (place.queues / "local_new").mkdir()
+    put(place.queues / "local_new" / "m", json.dumps(place.message("pass")).encode())
+    matched.saw("completed")
+    assert matched.log.count("no queue is read") == 1
+
+
 # The end
 
 

@@ -24,7 +24,7 @@ check: .make/venv
 ## Run everything: checks, also of the examples, all tests with real servers, other Pythons.
 test: .make/servers check check-examples test-pythons studio-runner.pyz
 	RUNNER_TESTS_REQUIRE_SERVERS=1 RUNNER_TESTS_PROGRAM=studio-runner.pyz \
-	  $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --durations-min=5 tests
+	  $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 --durations-min=5 tests
 
 ## Run what needs no server and no network.
 unit: .make/venv

@@ -16,7 +16,7 @@ import pytest
 from runner.loop import Loop
 from runner.supervisor.api_server import Pod
 from runner.supervisor.kubernetes import PodState
-from tests.servers.kube_apiserver import Cluster
+from tests.servers.kube_apiserver import RealApi
 from tests.servers.kubernetes import ApiServer, started
 
 COMMON, OWN = "studioml-go-runner", "pod-1"
@@ -31,42 +31,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> None:
 def api(tmp_path: Path) -> Iterator[ApiServer]:
     with started(tmp_path) as server:
         yield server
-
-
-class RealApi:
-    """A real API server, with the service account of one pod. It has no maps in the beginning and in the end."""
-
-    def __init__(self, cluster: Cluster, account: Path) -> None:
-        self.cluster, self.account, self.environ = cluster, cluster.mount(account), cluster.environ
-        self.put, self.delete, self.permit = cluster.put, cluster.delete, cluster.permit
-
-    def cut(self) -> None:
-        self.cluster.stop()
-        self.cluster.start()
-
-    def forget(self) -> None:
-        self.cluster.stop()
-        self.cluster.compact()
-        self.cluster.start()
-
-    def renew_token(self) -> None:
-        self.cluster.renew_account()
-        self.cluster.mount(self.account)
-
-    def close(self) -> None:
-        self.permit("get", "list", "watch")
-        self.cluster.clear()
-
-
-@pytest.fixture(params=["imitated", pytest.param("real", marks=pytest.mark.servers)])
-def any_api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiServer | RealApi]:
-    """Both: what holds for the imitation holds for a real server."""
-    if request.param == "imitated":
-        yield request.getfixturevalue("api")
-        return
-    real = RealApi(request.getfixturevalue("cluster"), tmp_path)
-    yield real
-    real.close()
 
 
 class Watcher:

@@ -241,6 +241,16 @@ def test_a_pod_without_a_service_account_takes_work_at_once(
     assert f"{api.account}/token: No such file or directory (automountServiceAccountToken)" in caplog.text
 
 
+@pytest.mark.parametrize("token", ["", "two\nlines", "m\u00fcnze"])
+def test_a_token_that_is_none_does_not_keep_work_waiting_for_ever(api: ApiServer, watcher: Watch, token: str) -> None:
+    (api.account / "token").write_text(token)
+    pod = watcher(patience=600.0)
+    pod.becomes(False)
+    api.put(COMMON, "DrainAndSuspend")
+    (api.account / "token").write_text(api.token)
+    pod.becomes(True)
+
+
 def test_an_experiment_cannot_change_who_the_runner_is(
     api: ApiServer, watcher: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

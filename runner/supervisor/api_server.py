@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ class Pod:
         where = f"{self.url}/api/v1/namespaces/{self.namespace}/configmaps"
         # Read each time: Kubernetes exchanges a token long before it runs out, and may exchange its authority.
         token, authority = self._read("token"), self._read("ca.crt")
+        if not re.fullmatch(r"[!-~]+", token):
+            raise Trouble(f"{self.account / 'token'} holds no token: let the kubelet write one there")
         headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         # No Session: that would let ~/.netrc replace the token, and experiments can write that file.
         request = requests.Request("GET", where, params=wanted, headers=headers).prepare()

@@ -279,10 +279,13 @@ def test_kubernetes_rights_are_looked_at(tmp_path: Path, monkeypatch: pytest.Mon
         assert told.level is Level.OK
         api.permit("list")
         (told,) = kubernetes.rights(subject)
-        assert told.level is Level.FAIL and "cannot watch ConfigMap" in told.what
+        assert told.level is Level.FAIL and "cannot watch ConfigMap" in told.what and "RoleBinding" in told.remedy
         api.permit()
         (told,) = kubernetes.rights(subject)
         assert told.level is Level.FAIL and "cannot list ConfigMap" in told.what and "get, list and watch" in told.what
+        api.token = "another"
+        (told,) = kubernetes.rights(subject)
+        assert told.level is Level.FAIL and "does not accept the token" in told.what and not told.remedy
         api.end()
 
 

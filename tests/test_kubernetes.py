@@ -17,7 +17,7 @@ from runner.loop import Loop
 from runner.supervisor.api_server import Pod
 from runner.supervisor.kubernetes import PodState
 from tests.loops import served
-from tests.servers.kube_apiserver import Cluster
+from tests.servers.kube_apiserver import RealApi
 from tests.servers.kubernetes import ApiServer, started
 
 COMMON, OWN = "studioml-go-runner", "pod-1"
@@ -32,42 +32,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> None:
 def api(tmp_path: Path) -> Iterator[ApiServer]:
     with started(tmp_path) as server:
         yield server
-
-
-class RealApi:
-    """A real API server, with the service account of one pod. It has no maps in the beginning and in the end."""
-
-    def __init__(self, cluster: Cluster, account: Path) -> None:
-        self.cluster, self.account, self.environ = cluster, cluster.mount(account), cluster.environ
-        self.put, self.delete, self.permit = cluster.put, cluster.delete, cluster.permit
-
-    def cut(self) -> None:
-        self.cluster.stop()
-        self.cluster.start()
-
-    def forget(self) -> None:
-        self.cluster.stop()
-        self.cluster.compact()
-        self.cluster.start()
-
-    def renew_token(self) -> None:
-        self.cluster.renew_account()
-        self.cluster.mount(self.account)
-
-    def close(self) -> None:
-        self.permit("get", "list", "watch")
-        self.cluster.clear()
-
-
-@pytest.fixture(params=["imitated", pytest.param("real", marks=pytest.mark.servers)])
-def any_api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiServer | RealApi]:
-    """Both: what holds for the imitation holds for a real server."""
-    if request.param == "imitated":
-        yield request.getfixturevalue("api")
-        return
-    real = RealApi(request.getfixturevalue("cluster"), tmp_path)
-    yield real
-    real.close()
 
 
 class Watcher:
@@ -273,6 +237,16 @@ def test_a_pod_without_a_service_account_takes_work_at_once(
     (api.account / "token").unlink()
     watcher(patience=600.0).becomes(False)
     assert f"{api.account}/token: No such file or directory (automountServiceAccountToken)" in caplog.text
+
+
+@pytest.mark.parametrize("token", ["", "two\nlines", "m\u00fcnze"])
+def test_a_token_that_is_none_does_not_keep_work_waiting_for_ever(api: ApiServer, watcher: Watch, token: str) -> None:
+    (api.account / "token").write_text(token)
+    pod = watcher(patience=600.0)
+    pod.becomes(False)
+    api.put(COMMON, "DrainAndSuspend")
+    (api.account / "token").write_text(api.token)
+    pod.becomes(True)
 
 
 def test_an_experiment_cannot_change_who_the_runner_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -21,6 +22,14 @@ WATCH = 300
 _ANSWER = (5.0, 30.0)
 # A watch says nothing for long; when it is silent for longer than this, its connection is dead. In seconds.
 _SILENCE = WATCH + 30.0
+# And if whoever is at its other end is gone without a word, that is found out within a minute: keepalives after 30 s.
+_SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
 
 
 class Trouble(Exception):
@@ -36,6 +45,10 @@ class Expired(Trouble):
 
     def __init__(self) -> None:
         super().__init__("the API server has forgotten what was read of it", passing=True)
+
+
+class Refused(Trouble):
+    """The service account lacks rights."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,8 @@ class Pod:
         where = f"{self.url}/api/v1/namespaces/{self.namespace}/configmaps"
         # Read each time: Kubernetes exchanges a token long before it runs out, and may exchange its authority.
         token, authority = self._read("token"), self._read("ca.crt")
+        if not re.fullmatch(r"[!-~]+", token):
+            raise Trouble(f"{self.account / 'token'} holds no token: let the kubelet write one there")
         headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         # No Session: that would let ~/.netrc replace the token, and experiments can write that file.
         request = requests.Request("GET", where, params=wanted, headers=headers).prepare()
@@ -110,7 +125,9 @@ class Pod:
                     f"{self.account / 'ca.crt'}: {fault.verify_message}"
                 ) from error
             raise Trouble(
-                f"the API server at {self.url} cannot be asked ({type(error).__name__})", passing=True
+                f"the API server at {self.url} cannot be asked ({type(error).__name__}): is a network policy, or a "
+                "proxy, in the way?",
+                passing=True,
             ) from error
         finally:
             adapter.close()
@@ -130,7 +147,7 @@ class Pod:
                 passing=True,
             )
         if status == 403:
-            raise Trouble(
+            raise Refused(
                 "the API server does not let this pod's service account read ConfigMaps of namespace "
                 f"{self.namespace}: give it the verbs get, list and watch on them ({said})",
                 passing=True,
@@ -155,7 +172,7 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """See HTTPAdapter."""
-        super().init_poolmanager(*args, ssl_context=self._context, **options)
+        super().init_poolmanager(*args, ssl_context=self._context, socket_options=_SOCKET_OPTIONS, **options)
 
     def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
         """See HTTPAdapter."""

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Workplace, put, until
+from tests.servers.kube_apiserver import RealApi
 from tests.servers.kubernetes import ApiServer
-from tests.servers.kubernetes import started as api_server
 from tests.servers.rabbitmq import Broker
 from tests.servers.sqs import REGION, SQSServer
 
@@ -395,32 +395,25 @@ def test_a_stop_signal_during_four_experiments_stores_results_and_gives_all_mess
     assert not place.experiments()
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ApiServer]:
-    (tmp_path / "account").mkdir()
-    with api_server(tmp_path / "account") as server:
-        yield server
-
-
-def test_kubernetes_suspends_a_runner_and_lets_it_work_again(place: Workplace, api: ApiServer) -> None:
+def test_kubernetes_suspends_a_runner_and_lets_it_work_again(place: Workplace, any_api: ApiServer | RealApi) -> None:
     """In a mount namespace, where a pod's service account can be put where pods have it."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no mount namespaces here: a pod cannot be imitated")
     where = "/run/secrets/kubernetes.io/serviceaccount"
-    setup = f'mount -t tmpfs none /run && mkdir -p {where} && cp {api.account}/* {where} && exec "$@"'
+    setup = f'mount -t tmpfs none /run && mkdir -p {where} && cp {any_api.account}/* {where} && exec "$@"'
     place.program = ["unshare", "-rm", "--kill-child", "sh", "-c", setup, "sh", *place.program]
     go = place.root / "go"
     place.publish(place.message(counting(place, waiting_for(go))))
-    runner = place.start(env=api.environ)
+    runner = place.start(env=any_api.environ)
     until(lambda: runs(place), "the experiment runs")
-    api.put("studioml-go-runner", "DrainAndSuspend")
+    any_api.put("studioml-go-runner", "DrainAndSuspend")
     runner.saw("suspended")
     place.publish(place.message(counting(place), key="other"), "later")
     go.touch()
     runner.saw("'demo', attempt 1, completed")  # what runs goes on
     time.sleep(1)
     assert place.waiting == ["later"]
-    api.put("pod-1", "Running")
+    any_api.put("pod-1", "Running")
     runner.saw("'other', attempt 1, completed")
     place.settled()
     runner.process.send_signal(signal.SIGTERM)

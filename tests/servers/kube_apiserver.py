@@ -18,10 +18,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.servers.kubernetes import NAMESPACE, ApiServer, started
 from tests.servers.starting import StartError, free_ports, wait
 
-NAMESPACE = "experiments"
 ACCOUNT = "studioml-account"
+_MANIFEST = Path(__file__).parent.parent.parent / "examples" / "kubernetes" / "base" / "account.yaml"
 _ADMIN = "admin-token"
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
@@ -47,7 +48,7 @@ class Cluster:
         self._server: subprocess.Popen[bytes] | None = None
         self.start()
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-        for thing in yaml.safe_load_all(MANIFEST.read_text()):
+        for thing in yaml.safe_load_all(_MANIFEST.read_text()):
             self.ask("POST", self._place(thing), thing)
 
     @property
@@ -190,7 +191,29 @@ class Cluster:
             return subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.root)
 
 
-MANIFEST = Path(__file__).parent.parent.parent / "examples" / "kubernetes" / "base" / "account.yaml"
+class RealApi:
+    """A real API server, with the service account of one pod. It has no maps in the beginning and in the end."""
+
+    def __init__(self, cluster: Cluster, account: Path) -> None:
+        self.cluster, self.account, self.environ = cluster, cluster.mount(account), cluster.environ
+        self.put, self.delete, self.permit = cluster.put, cluster.delete, cluster.permit
+
+    def cut(self) -> None:
+        self.cluster.stop()
+        self.cluster.start()
+
+    def forget(self) -> None:
+        self.cluster.stop()
+        self.cluster.compact()
+        self.cluster.start()
+
+    def renew_token(self) -> None:
+        self.cluster.renew_account()
+        self.cluster.mount(self.account)
+
+    def close(self) -> None:
+        self.permit("get", "list", "watch")
+        self.cluster.clear()
 
 
 @pytest.fixture(scope="session")
@@ -206,3 +229,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.end()
+
+
+@pytest.fixture(params=["imitated", pytest.param("real", marks=pytest.mark.servers)])
+def any_api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ApiServer | RealApi]:
+    """Both: what holds for the imitation holds for a real server."""
+    account = tmp_path / "account"
+    account.mkdir()
+    if request.param == "imitated":
+        with started(account) as imitation:
+            yield imitation
+        return
+    real = RealApi(request.getfixturevalue("cluster"), account)
+    yield real
+    real.close()

@@ -12,7 +12,7 @@ def rights(subject: Subject) -> Iterator[Finding]:
     if not subject.environ.get("KUBERNETES_SERVICE_HOST"):
         return
     from runner.supervisor import kubernetes  # noqa: PLC0415 -- only in a pod
-    from runner.supervisor.api_server import Pod, Trouble  # noqa: PLC0415
+    from runner.supervisor.api_server import Pod, Refused, Trouble  # noqa: PLC0415
 
     pod = Pod.of(subject.environ, subject.settings.k8s_namespace)
     names = (pod.name, subject.settings.k8s_configmap)
@@ -23,9 +23,10 @@ def rights(subject: Subject) -> Iterator[Finding]:
             pod.configmaps(name, {"watch": "true", "timeoutSeconds": "1"}).close()
         except Trouble as trouble:
             verb = "watch" if name in states else "list"
+            refused = isinstance(trouble, Refused)
             yield fail(
                 f"cannot {verb} ConfigMap {name}: {trouble}",
-                "see the ClusterRole and RoleBinding of the service account",
+                "see the ClusterRole and RoleBinding of the service account" if refused else "",
             )
             return
     yield ok(f"ConfigMaps {names[1]} and {pod.name} of namespace {pod.namespace} can be listed and watched")

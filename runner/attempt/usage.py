@@ -144,14 +144,18 @@ class Usage:
         pids = procfs.tree(os.getpid())
         use = procfs.use(pids)
         self.processes = max(self.processes, use.processes)
-        memory = self._group.memory() if self._group else use.memory
-        if memory > self.memory and use.processes > 1 and not self._group:
-            memory = procfs.proportional(pids) or memory
+        memory = self._group.memory() if self._group else self._resident(pids, use)
         self.memory = max(self.memory, memory, use.largest)
         self._check(memory, use.processes)
         self._check_life(pids, use.cpu)
         took = time.monotonic() - begun
         self._loop.call_later(max(_PACE, took / _SHARE), self._look)
+
+    def _resident(self, pids: list[int], use: procfs.Use) -> int:
+        """Return the bytes of memory of processes; what they share counts once where that may make a difference."""
+        if use.memory > self.memory and use.processes > 1:
+            return procfs.proportional(pids) or use.memory
+        return use.memory
 
     def _check(self, memory: int, processes: int) -> None:
         if self._limits.memory and memory > self._limits.memory:

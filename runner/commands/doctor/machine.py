@@ -93,7 +93,7 @@ def limits(subject: Subject) -> Iterator[Finding]:
         yield ok("the runner is root here, and so are experiments; --run-as USER makes them somebody else")
 
 
-def groups(_subject: Subject) -> Iterator[Finding]:
+def groups() -> Iterator[Finding]:
     """Say whether the kernel limits the memory of each experiment, or the runner has to measure it."""
     if reason := delegated.obstacle():
         remedy = "" if delegated.base() is None else "see docs/environments.md, Limits"

@@ -42,7 +42,9 @@ def test_the_newest_fitting_interpreter_is_taken(tmp_path: Path) -> None:
     assert interpreters.find("3", directories).path == newest
     assert interpreters.find("3.10", directories).path == newest
     assert interpreters.find("3.10.2", directories).version == (3, 10, 2)
-    assert str(interpreters.find("2", directories)) == "2.7.18"
+    assert [one.version[0] for one in interpreters.there(directories)] == [3, 3, 3]
+    with pytest.raises(MachineError, match=r"Python 2\.7 makes no virtual environments"):
+        interpreters.find("2.7", directories)
 
 
 def test_a_version_prefix_is_not_a_text_prefix(tmp_path: Path) -> None:

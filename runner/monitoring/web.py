@@ -203,7 +203,8 @@ def _bound(address: str) -> _Server:
                 failure = error
     except (OSError, OverflowError) as error:
         failure = error
-    raise ConfigError(f"--prom-address {address} cannot be listened on: {_reason(failure)}") from failure
+    reason = f"{_reason(failure)}: name another one, or none (--prom-address=)"
+    raise ConfigError(f"--prom-address {address} cannot be listened on: {reason}") from failure
 
 
 def _places(host: str, port: int) -> list[tuple[int, str]]:

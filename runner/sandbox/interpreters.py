@@ -37,11 +37,13 @@ def find(wanted: str, directories: list[Path] | None = None, *, more: Sequence[s
     before them. Raises MachineError naming what is there.
     """
     numbers = prefix(wanted)
-    there = _installed(numbers[0], _directories(more) if directories is None else directories)
-    fitting = [one for one in there if one.version[: len(numbers)] == numbers]
+    found = _installed(_directories(more) if directories is None else directories)
+    fitting = [one for one in found if one.version[: len(numbers)] == numbers]
+    named = ".".join(map(str, numbers))
+    if numbers[0] < 3:
+        raise MachineError(f"Python {named} makes no virtual environments: an image in _singularity can have it")
     if not fitting:
-        known = ", ".join(sorted({str(one) for one in there})) or "none at all"
-        named = ".".join(map(str, numbers))
+        known = ", ".join(sorted({str(one) for one in found})) or "none at all"
         raise MachineError(f"this machine has no Python {named} for the experiment (it has {known}): install it")
     return max(fitting, key=lambda one: one.version)
 
@@ -53,9 +55,8 @@ def prefix(wanted: str) -> tuple[int, ...]:
 
 
 def there(directories: list[Path] | None = None, *, more: Sequence[str] = ()) -> list[Interpreter]:
-    """Return every interpreter that works, the newest last; see ``find``."""
-    searched = _directories(more) if directories is None else directories
-    return sorted(_installed(2, searched) + _installed(3, searched), key=lambda one: one.version)
+    """Return every interpreter that experiments can have, the newest last; see ``find``."""
+    return sorted(_installed(_directories(more) if directories is None else directories), key=lambda one: one.version)
 
 
 def _directories(more: Sequence[str]) -> list[Path]:
@@ -67,8 +68,8 @@ def _directories(more: Sequence[str]) -> list[Path]:
     return named + path + sorted(pyenv.glob("*/bin")) + sorted(uv.glob("*/bin"))
 
 
-def _installed(major: int, directories: list[Path]) -> list[Interpreter]:
-    """Interpreters that work, each file once; the earliest directory's of equal ones first."""
+def _installed(directories: list[Path]) -> list[Interpreter]:
+    """Interpreters that work and have a module venv, each file once; the earliest directory's of equal ones first."""
     seen: dict[Path, Interpreter] = {}
     for candidate in _candidates(directories):
         real = candidate.resolve()
@@ -76,7 +77,7 @@ def _installed(major: int, directories: list[Path]) -> list[Interpreter]:
         if real in seen or "shims" in candidate.parts:
             continue
         version = _version(candidate)
-        if version and version[0] == major:
+        if version >= (3, 3):
             seen[real] = Interpreter(candidate, version)
     return list(seen.values())
 

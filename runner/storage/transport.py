@@ -182,7 +182,7 @@ def reason(error: BaseException) -> str:
     inner = next((cause for cause in causes if isinstance(cause, BaseException)), None)
     if inner is not None:
         return reason(inner)
-    return str(error) if isinstance(error, OSError) and error.errno else type(error).__name__
+    return error.strerror or str(error) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
 def passing(status: int) -> bool:

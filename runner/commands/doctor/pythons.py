@@ -27,17 +27,14 @@ def pythons(subject: Subject) -> Iterator[Finding]:
     if not found:
         yield fail("there is no Python for experiments", "install one, or name its directory with --python-dirs")
         return
-    modern = [one for one in found if one.version >= (3,)]
-    lame = {one: missing for one in modern if (missing := _missing(one))}
-    if good := [str(one) for one in modern if one not in lame]:
+    lame = {one: missing for one in found if (missing := _missing(one))}
+    if good := [str(one) for one in found if one not in lame]:
         yield ok(f"Pythons for experiments: {', '.join(good)}")
     for one, missing in lame.items():
         yield warn(
             f"Python {one} ({one.path}) cannot make virtual environments: it has no {missing}",
             "install its venv package (Debian: python3-venv)",
         )
-    for one in [one for one in found if one not in modern]:
-        yield skip(f"Python {one} ({one.path}) has no module venv, so experiments cannot use it")
 
 
 def _missing(one: Interpreter) -> str:

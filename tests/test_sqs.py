@@ -224,12 +224,12 @@ def test_a_program_that_gives_no_good_credentials_is_asked_again(
     assert bench.take(server).body == b"x"
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("hurried", "keys")
 def test_what_is_not_sqs_is_not_believed_and_not_asked_all_the_time(
-    sqs: SQSServer, bench: Bench, here: Options, caplog: pytest.LogCaptureFixture
+    moto: SQSServer, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sqs.create(QUEUE)
-    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+    moto.create(QUEUE)
+    with faulty(f"127.0.0.1:{moto.port}") as proxy:
         server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"))
         assert bench.soon(lambda: QUEUE in server.queues())
         proxy.answer(200, b"<html>Please log in to this network.</html>", times=ALWAYS)
@@ -241,8 +241,9 @@ def test_what_is_not_sqs_is_not_believed_and_not_asked_all_the_time(
         assert QUEUE in server.queues()
         assert not server.deleted(QUEUE)
         proxy.heal()
-        sqs.publish(QUEUE, b"x")
+        moto.publish(QUEUE, b"x")
         assert bench.take(server).body == b"x"
+    moto.clear()
 
 
 # Queues
@@ -352,6 +353,33 @@ def test_a_message_is_extended_although_some_calls_fail(sqs: SQSServer, bench: B
         assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
 
 
+def test_an_account_that_does_not_work_costs_the_messages_of_no_other(
+    moto: SQSServer, ministack: SQSServer, bench: Bench, tmp_path: Path
+) -> None:
+    broken, well = "sqs_broken", "sqs_well"
+    ministack.create(broken)
+    moto.create(well)
+    for number in range(5):
+        ministack.publish(broken, b"%d" % number)
+    moto.publish(well, b"well")
+    with faulty(f"127.0.0.1:{ministack.port}") as proxy:
+        for name, endpoint in (("broken", f"http://{proxy.host}"), ("well", moto.endpoint)):
+            config = f"{CONFIG}endpoint_url = {endpoint}\n"
+            credentials(tmp_path, name, credentials=CREDENTIALS, config=config)
+        server = bench.open(Options(certs=str(tmp_path)), timing=Timing(visibility=5.0, poll=1))
+        held = [bench.take(server, broken) for _ in range(5)]
+        server.rest(broken)
+        proxy.answer(503, times=ALWAYS)
+        for delivery in held:
+            delivery.ack()  # which is tried for long
+        other = bench.take(server, well)
+        bench.idle(6.5, other)
+        assert not other.lost
+        proxy.heal()
+    moto.clear()
+    ministack.clear()
+
+
 @pytest.mark.usefixtures("keys")
 def test_a_message_is_kept_while_credentials_are_out_of_date(moto: SQSServer, bench: Bench) -> None:
     moto.create(QUEUE)
@@ -419,7 +447,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
     sqs.create("dead")
     sqs.create(QUEUE, RedrivePolicy=json.dumps({"deadLetterTargetArn": sqs.arn("dead"), "maxReceiveCount": "9"}))
     sqs.publish(QUEUE, b"bad")
-    server = bench.open(here, timing=Timing(visibility=3.0, poll=1))
+    server = bench.open(here, timing=Timing(visibility=2.0, poll=1))
     held = bench.take(server)
     server.rest(QUEUE)
     denied = json.dumps({"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "no"}).encode()
@@ -434,7 +462,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
         patch.setattr(sqs_account.Account, "call", call)
         held.refuse()
         assert bench.soon(lambda: "cannot be moved to the dead-letter queue" in caplog.text)
-    assert not bench.soon(lambda: server.take(QUEUE), 1.0), "it would be refused again and again"
+    assert not bench.soon(lambda: server.take(QUEUE), 0.5), "it would be refused again and again"
     assert bench.take(server).body == b"bad"
 
 

@@ -143,8 +143,7 @@ def test_credentials_that_are_refused_are_told_once_until_they_work(
     with faulty(f"127.0.0.1:{sqs.port}") as proxy:
         proxy.answer(403, json.dumps(refusal).encode(), times=ALWAYS)
         server = bench.open(Options(certs=str(tmp_path), endpoint=f"http://{proxy.host}"))
-        bench.idle(2.0)
-        assert len(proxy.seen) > 3
+        assert bench.soon(lambda: len(proxy.seen) > 3)
         assert caplog.text.count("cannot be found: SQS refuses") == 1
         assert "InvalidClientTokenId" in caplog.text
         assert SECRET not in caplog.text
@@ -297,14 +296,14 @@ def operations(proxy: FaultyProxy) -> list[str]:
 def test_a_message_stays_hidden_for_as_long_as_it_is_kept_alive(sqs: SQSServer, bench: Bench, here: Options) -> None:
     sqs.create(QUEUE)
     sqs.publish(QUEUE, b"long")
-    first, second = (bench.open(here, timing=Timing(visibility=2.0, poll=1)) for _ in range(2))
+    first, second = (bench.open(here, timing=Timing(visibility=4.0, poll=1)) for _ in range(2))
     held = bench.take(first)
     assert (held.redeliveries, held.redelivered) == (0, False)
     second.take(QUEUE)
     bench.idle(6.0, held)
     assert not held.lost
     assert second.take(QUEUE) is None
-    bench.idle(2.5)  # as if the runner had hung
+    bench.idle(4.5)  # as if the runner had hung
     assert held.lost
     again = bench.take(second)
     assert (again.body, again.redeliveries, again.redelivered) == (b"long", 1, True)
@@ -318,9 +317,9 @@ def test_a_message_that_was_held_for_as_long_as_is_allowed_is_lost(
 ) -> None:
     moto.create(QUEUE)
     moto.publish(QUEUE, b"days")
-    server = bench.open(Options(region=REGION, endpoint=moto.endpoint), timing=Timing(2.0, ceiling=5.0, poll=1))
+    server = bench.open(Options(region=REGION, endpoint=moto.endpoint), timing=Timing(3.0, ceiling=6.0, poll=1))
     held = bench.take(server)
-    bench.idle(3.0, held)
+    bench.idle(4.0, held)
     assert not held.lost
     bench.idle(2.5, held)
     assert held.lost
@@ -515,11 +514,11 @@ def test_a_server_that_does_not_answer_holds_up_nothing(sqs: SQSServer, bench: B
             held.keep_alive()
         held.ack()
         server.rest(QUEUE)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 10, "no call would end within 15 s"
         assert not server.publish(f"{QUEUE}_response", b"too much")
         began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 7
+        assert time.monotonic() - began < 14
     finally:
         sqs.resume()
 

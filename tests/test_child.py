@@ -16,7 +16,7 @@ import pytest
 
 from runner import events
 from runner.errors import MachineError
-from runner.events import Event, Finished, Phase, Placed, Started
+from runner.events import Event, Finished, GpuState, Phase, Placed, Started
 from runner.loop import Loop
 from runner.supervisor.child import Child
 from tests.attempts import order
@@ -88,6 +88,16 @@ def test_a_stopped_attempt_gives_back(loop: Loop, child: Child, home: Path, tmp_
     assert child.ended() == events.GIVE_BACK
     assert child.finished
     assert child.finished.outcome == "stopped"
+
+
+def test_what_is_told_before_an_attempt_has_read_its_order_is_heard(
+    loop: Loop, child: Child, home: Path, tmp_path: Path
+) -> None:
+    child.begin(order(home, tmp_path, "import time; time.sleep(600)"))
+    child.tell_gpus(GpuState("card 0 is lost"))
+    serve(loop, lambda: child.ended() is not None)
+    assert child.finished
+    assert (child.finished.outcome, child.finished.verdict) == ("stopped", "gpu")
 
 
 def test_killing_ends_the_attempt_and_its_experiment(loop: Loop, child: Child, home: Path, tmp_path: Path) -> None:

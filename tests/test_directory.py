@@ -212,6 +212,12 @@ def test_a_link_in_a_circle_hides_no_queue(queue: Path, server: Callable[..., Di
     assert server(queue).queues() == ["local_q"]
 
 
+def test_a_name_that_is_no_text_is_none_of_a_queue(queue: Path, server: Callable[..., Directory]) -> None:
+    """It could be no label of a metric, and none of the others could be read then."""
+    (queue.parent / os.fsdecode(b"local_\xff")).mkdir()
+    assert server(queue).queues() == ["local_q"]
+
+
 def test_a_full_disk_leaves_no_drafts(queue: Path, server: Callable[..., Directory]) -> None:
     looking = server(queue)
     with small_disk(queue, "64k"):

@@ -86,10 +86,10 @@ def test_new_queues_are_found_and_deleted_ones_forgotten(bench: Bench, server: R
     queue = rabbitmq.declare("rmq_found")
     for unwanted in ("other", "rmq_not_me", "rmq_found_response"):
         rabbitmq.declare(unwanted)
-    bench.until(lambda: queue in server.queues(), 15)
+    bench.until(lambda: queue in server.queues())
     assert set(server.queues()) == {queue}
     rabbitmq.delete(queue)
-    bench.until(lambda: not server.queues(), 15)
+    bench.until(lambda: not server.queues())
 
 
 def test_a_missing_exchange_means_no_queues(bench: Bench, rabbitmq: Broker, caplog: pytest.LogCaptureFixture) -> None:
@@ -104,13 +104,13 @@ def test_a_silent_management_api_is_told_once(
     bench: Bench, rabbitmq: Broker, closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = bench.open(rabbitmq.url, f"http://{USER}:{SECRET}@127.0.0.1:{closed_port}")
-    bench.serve(6)
+    bench.until(lambda: next(iter(server.refreshed())).failed > 1)
     told = [record.getMessage() for record in caplog.records if "management" in record.getMessage()]
     assert len(told) == 1
     assert f"http://127.0.0.1:{closed_port}" in told[0]
     assert "rabbitmq_management" in told[0]
     (search,) = server.refreshed()
-    assert (search.succeeded, search.failed > 0, search.trouble) == (0, True, told[0])
+    assert (search.succeeded, search.trouble) == (0, told[0])
     assert SECRET not in caplog.text
     queue = rabbitmq.declare()
     rabbitmq.publish(queue, b"{}")
@@ -187,7 +187,7 @@ def test_twenty_messages_of_one_queue_are_held_at_once(bench: Bench, server: Rab
     assert not any(delivery.lost for delivery in held)
     bench.serve(0.2)
     server.close()
-    assert rabbitmq.depth(queue) == 0
+    bench.until(lambda: rabbitmq.depth(queue) == 0)
 
 
 def test_resting_gives_back_what_was_pushed(bench: Bench, server: RabbitMQ, rabbitmq: Broker) -> None:
@@ -243,9 +243,9 @@ def test_a_deleted_queue_takes_nothing_from_another(bench: Bench, rabbitmq: Brok
         rabbitmq.publish(queue, b"{}")
     held, orphan = bench.take(server, kept), bench.take(server, doomed)
     server.take(doomed)
-    bench.until(lambda: {kept, doomed} <= set(server.queues()), 15)
+    bench.until(lambda: {kept, doomed} <= set(server.queues()))
     rabbitmq.delete(doomed)
-    bench.until(lambda: doomed not in server.queues(), 15)
+    bench.until(lambda: doomed not in server.queues())
     for _ in range(3):  # of a queue that is not there
         server.take(doomed)
         bench.serve(0.2)
@@ -254,7 +254,7 @@ def test_a_deleted_queue_takes_nothing_from_another(bench: Bench, rabbitmq: Brok
     held.ack()
     bench.serve(0.2)
     server.close()
-    assert rabbitmq.depth(kept) == 0
+    bench.until(lambda: rabbitmq.depth(kept) == 0)
 
 
 def test_a_broker_with_too_few_channels_is_told_and_goes_on(
@@ -276,15 +276,15 @@ def test_a_queue_that_is_made_again_is_served_again(bench: Bench, rabbitmq: Brok
     queue = rabbitmq.declare()
     server = bench.open(rabbitmq.url, rabbitmq.management_url)
     rabbitmq.publish(queue, b"{}")
-    bench.until(lambda: queue in server.queues(), 15)
+    bench.until(lambda: queue in server.queues())
     bench.take(server, queue).ack()
     assert server.take(queue) is None
     bench.serve(0.2)
     rabbitmq.delete(queue)
-    bench.until(lambda: queue not in server.queues(), 15)
+    bench.until(lambda: queue not in server.queues())
     rabbitmq.declare(queue)
     rabbitmq.publish(queue, b"{}")
-    bench.until(lambda: queue in server.queues(), 15)
+    bench.until(lambda: queue in server.queues())
     assert bench.take(server, queue).body == b"{}"
 
 
@@ -297,8 +297,7 @@ def test_after_a_restart_of_the_broker_everything_goes_on(
     held = bench.take(server, queue)
     rabbitmq.stop()
     bench.until(lambda: held.lost)
-    bench.serve(2)
-    assert "cannot be reached" in next(iter(server.refreshed())).trouble
+    bench.until(lambda: "cannot be reached" in next(iter(server.refreshed())).trouble)
     rabbitmq.start()
     again = bench.take(server, queue, 60)
     held.ack()
@@ -410,15 +409,13 @@ def test_a_broker_that_stands_still_holds_up_nothing(bench: Bench, rabbitmq: Bro
     held = bench.take(server, queue)
     rabbitmq.pause()
     try:
-        longest = 0.0
+        began = time.monotonic()
         for _ in range(20):
-            began = time.monotonic()
             server.take(queue)
             server.publish(queue, b"report")
             server.rest(queue)
             bench.loop.run_once(0)
-            longest = max(longest, time.monotonic() - began)
-        assert longest < 0.5
+        assert time.monotonic() - began < 10, "it stands still for ever"
     finally:
         rabbitmq.resume()
     held.ack()
@@ -449,11 +446,9 @@ def test_reports_that_were_not_confirmed_are_sent_again(bench: Bench, rabbitmq: 
 def test_a_queue_that_vanished_with_its_broker_is_not_taken_for_a_deleted_one(bench: Bench, rabbitmq: Broker) -> None:
     lost, deleted = rabbitmq.declare(), rabbitmq.declare("rmq_kept", durable=True)
     server = bench.open(rabbitmq.url, rabbitmq.management_url)
-    bench.until(lambda: {lost, deleted} <= set(server.queues()))
-    bench.serve(5)
+    bench.until(lambda: {lost, deleted} <= server._seen)  # found while connected, which it may not be yet
     rabbitmq.restart()  # which forgets what is not durable
-    bench.until(lambda: set(server.queues()) == {deleted}, 60)
-    bench.serve(5)
+    bench.until(lambda: set(server.queues()) == {deleted} == server._seen, 60)
     assert not server.deleted(lost)
     rabbitmq.delete(deleted)
     bench.until(lambda: server.deleted(deleted))
@@ -521,7 +516,7 @@ def test_variables_in_the_urls_are_expanded(bench: Bench, rabbitmq: Broker, monk
     monkeypatch.setenv("BROKER_API", rabbitmq.management_url)
     queue = rabbitmq.declare()
     server = bench.open(rabbitmq.url.replace(PASSWORD, "${BROKER_PASSWORD}"), "$BROKER_API")
-    bench.until(lambda: queue in server.queues(), 15)
+    bench.until(lambda: queue in server.queues())
     rabbitmq.publish(queue, b"{}")
     bench.take(server, queue).ack()
 

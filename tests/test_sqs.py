@@ -141,8 +141,7 @@ def test_credentials_that_are_refused_are_told_once_until_they_work(
     with faulty(f"127.0.0.1:{sqs.port}") as proxy:
         proxy.answer(403, json.dumps(refusal).encode(), times=ALWAYS)
         server = bench.open(Options(certs=str(tmp_path), endpoint=f"http://{proxy.host}"))
-        bench.idle(2.0)
-        assert len(proxy.seen) > 3
+        assert bench.soon(lambda: len(proxy.seen) > 3)
         assert caplog.text.count("cannot be found: SQS refuses") == 1
         assert "InvalidClientTokenId" in caplog.text
         assert SECRET not in caplog.text
@@ -222,12 +221,12 @@ def test_a_program_that_gives_no_good_credentials_is_asked_again(
     assert bench.take(server).body == b"x"
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("hurried", "keys")
 def test_what_is_not_sqs_is_not_believed_and_not_asked_all_the_time(
-    sqs: SQSServer, bench: Bench, here: Options, caplog: pytest.LogCaptureFixture
+    moto: SQSServer, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sqs.create(QUEUE)
-    with faulty(f"127.0.0.1:{sqs.port}") as proxy:
+    moto.create(QUEUE)
+    with faulty(f"127.0.0.1:{moto.port}") as proxy:
         server = bench.open(Options(region=REGION, endpoint=f"http://{proxy.host}"))
         assert bench.soon(lambda: QUEUE in server.queues())
         proxy.answer(200, b"<html>Please log in to this network.</html>", times=ALWAYS)
@@ -239,8 +238,9 @@ def test_what_is_not_sqs_is_not_believed_and_not_asked_all_the_time(
         assert QUEUE in server.queues()
         assert not server.deleted(QUEUE)
         proxy.heal()
-        sqs.publish(QUEUE, b"x")
+        moto.publish(QUEUE, b"x")
         assert bench.take(server).body == b"x"
+    moto.clear()
 
 
 # Queues
@@ -294,14 +294,14 @@ def operations(proxy: FaultyProxy) -> list[str]:
 def test_a_message_stays_hidden_for_as_long_as_it_is_kept_alive(sqs: SQSServer, bench: Bench, here: Options) -> None:
     sqs.create(QUEUE)
     sqs.publish(QUEUE, b"long")
-    first, second = (bench.open(here, timing=Timing(visibility=2.0, poll=1)) for _ in range(2))
+    first, second = (bench.open(here, timing=Timing(visibility=4.0, poll=1)) for _ in range(2))
     held = bench.take(first)
     assert (held.redeliveries, held.redelivered) == (0, False)
     second.take(QUEUE)
     bench.idle(6.0, held)
     assert not held.lost
     assert second.take(QUEUE) is None
-    bench.idle(2.5)  # as if the runner had hung
+    bench.idle(4.5)  # as if the runner had hung
     assert held.lost
     again = bench.take(second)
     assert (again.body, again.redeliveries, again.redelivered) == (b"long", 1, True)
@@ -315,9 +315,9 @@ def test_a_message_that_was_held_for_as_long_as_is_allowed_is_lost(
 ) -> None:
     moto.create(QUEUE)
     moto.publish(QUEUE, b"days")
-    server = bench.open(Options(region=REGION, endpoint=moto.endpoint), timing=Timing(2.0, ceiling=5.0, poll=1))
+    server = bench.open(Options(region=REGION, endpoint=moto.endpoint), timing=Timing(3.0, ceiling=6.0, poll=1))
     held = bench.take(server)
-    bench.idle(3.0, held)
+    bench.idle(4.0, held)
     assert not held.lost
     bench.idle(2.5, held)
     assert held.lost
@@ -348,6 +348,33 @@ def test_a_message_is_extended_although_some_calls_fail(sqs: SQSServer, bench: B
         assert not held.lost
         held.ack()
         assert bench.soon(lambda: sqs.depth(QUEUE) == 0)
+
+
+def test_an_account_that_does_not_work_costs_the_messages_of_no_other(
+    moto: SQSServer, ministack: SQSServer, bench: Bench, tmp_path: Path
+) -> None:
+    broken, well = "sqs_broken", "sqs_well"
+    ministack.create(broken)
+    moto.create(well)
+    for number in range(5):
+        ministack.publish(broken, b"%d" % number)
+    moto.publish(well, b"well")
+    with faulty(f"127.0.0.1:{ministack.port}") as proxy:
+        for name, endpoint in (("broken", f"http://{proxy.host}"), ("well", moto.endpoint)):
+            config = f"{CONFIG}endpoint_url = {endpoint}\n"
+            credentials(tmp_path, name, credentials=CREDENTIALS, config=config)
+        server = bench.open(Options(certs=str(tmp_path)), timing=Timing(visibility=5.0, poll=1))
+        held = [bench.take(server, broken) for _ in range(5)]
+        server.rest(broken)
+        proxy.answer(503, times=ALWAYS)
+        for delivery in held:
+            delivery.ack()  # which is tried for long
+        other = bench.take(server, well)
+        bench.idle(6.5, other)
+        assert not other.lost
+        proxy.heal()
+    moto.clear()
+    ministack.clear()
 
 
 @pytest.mark.usefixtures("keys")
@@ -417,7 +444,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
     sqs.create("dead")
     sqs.create(QUEUE, RedrivePolicy=json.dumps({"deadLetterTargetArn": sqs.arn("dead"), "maxReceiveCount": "9"}))
     sqs.publish(QUEUE, b"bad")
-    server = bench.open(here, timing=Timing(visibility=3.0, poll=1))
+    server = bench.open(here, timing=Timing(visibility=2.0, poll=1))
     held = bench.take(server)
     server.rest(QUEUE)
     denied = json.dumps({"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "no"}).encode()
@@ -432,7 +459,7 @@ def test_what_cannot_be_moved_to_the_dead_letters_is_not_lost(
         patch.setattr(sqs_account.Account, "call", call)
         held.refuse()
         assert bench.soon(lambda: "cannot be moved to the dead-letter queue" in caplog.text)
-    assert not bench.soon(lambda: server.take(QUEUE), 1.0), "it would be refused again and again"
+    assert not bench.soon(lambda: server.take(QUEUE), 0.5), "it would be refused again and again"
     assert bench.take(server).body == b"bad"
 
 
@@ -485,11 +512,11 @@ def test_a_server_that_does_not_answer_holds_up_nothing(sqs: SQSServer, bench: B
             held.keep_alive()
         held.ack()
         server.rest(QUEUE)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 10, "no call would end within 15 s"
         assert not server.publish(f"{QUEUE}_response", b"too much")
         began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 7
+        assert time.monotonic() - began < 14
     finally:
         sqs.resume()
 

@@ -40,7 +40,7 @@ def test_nothing_waits_for_a_reader_and_everything_arrives_when_there_is_one(loo
     for number in range(1000):
         teller.line(f"{number} " + "x" * 500, error=False, document=False)
     teller.tell(Phase("run"))
-    assert time.monotonic() - began < 2  # it would be for ever
+    assert time.monotonic() - began < 20  # it would be for ever
     received = bytearray()
 
     def read() -> None:

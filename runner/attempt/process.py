@@ -32,14 +32,14 @@ def serve(order_fd: int, event_fd: int) -> int:
     concealment.close_memory()
     process.adopt_orphans()
     import_module("runner.storage.s3")  # 0.15 s that no order has to wait for
-    line = _read_line(order_fd)
+    line, more = _read_line(order_fd)
     if not line:
         return events.DONE
 
     with Signals() as signals, closing(Loop()) as loop:
         teller = Teller(event_fd, loop)
         try:
-            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd), teller)
+            finished = _carry_out(Order.from_line(line), loop, Watch(loop, signals, order_fd, more), teller)
         except Orphaned:
             # At once: the stores' thread may be in the middle of an upload, which must not come to its end any more.
             os._exit(events.GIVE_BACK)
@@ -77,12 +77,13 @@ def _attempt(order: Order, loop: Loop, watch: Watch, teller: Teller) -> Finished
         return finished
 
 
-def _read_line(fd: int) -> bytes:
-    """Read up to the end of a line, b"" when the writer goes away before that."""
+def _read_line(fd: int) -> tuple[bytes, bytes]:
+    """Read up to the end of a line; return it and what came with it, b"" when the writer goes away before that."""
     line = bytearray()
-    while not line.endswith(b"\n"):
+    while b"\n" not in line:
         data = os.read(fd, 1024 * 1024)
         if not data:
-            return b""
+            return b"", b""
         line += data
-    return bytes(line)
+    first, _, more = bytes(line).partition(b"\n")
+    return first + b"\n", more

@@ -31,9 +31,10 @@ class Watch:
     """Serves the loop while waiting, and raises what ends the attempt early.
 
     ``supervisor`` is the descriptor of the pipe from the supervisor; its end means that the supervisor is gone.
+    ``read`` is what came from there already.
     """
 
-    def __init__(self, loop: Loop, signals: Signals, supervisor: int) -> None:
+    def __init__(self, loop: Loop, signals: Signals, supervisor: int, read: bytes = b"") -> None:
         self._loop, self._signals = loop, signals
         self._orphaned = False
         self._returning = False
@@ -45,12 +46,16 @@ class Watch:
         """The most bytes of the GPUs' memory that the attempt's processes were seen to use."""
         loop.add_handler(signals.fd, lambda _fd, _events: signals.drain(), loop.READ)
         loop.add_handler(supervisor, self._supervisor_spoke, loop.READ)
+        self._heed(read)
 
-    def _supervisor_spoke(self, fd: int, _events: int) -> None:
-        data = os.read(fd, 4096)
+    def _heed(self, data: bytes) -> None:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._gpus_are(GpuState.from_line(line))
+
+    def _supervisor_spoke(self, fd: int, _events: int) -> None:
+        data = os.read(fd, 4096)
+        self._heed(data)
         if not data:
             self._orphaned = True
             self._loop.remove_handler(fd)

@@ -165,10 +165,10 @@ class Directory:
 
 
 def _leads_on(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a directory, or a link to one."""
+    """Tell whether an entry is a directory, or a link to one, and has a name that can be told to everybody."""
     try:
-        return entry.is_dir()
-    except OSError:
+        return bool(entry.name.encode()) and entry.is_dir()
+    except (OSError, UnicodeEncodeError):
         return False  # a link that goes in a circle, for example
 
 

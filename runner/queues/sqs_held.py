@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Condition, Lock, Thread
 from typing import Any
@@ -44,38 +44,49 @@ TIMING = Timing()
 
 
 class Hands:
-    """A few threads that do what would hold up the loop."""
+    """Threads that do what would hold up the loop: a few for each account's extensions, and a few for its settlements.
 
-    def __init__(self, count: int = _HANDS) -> None:
-        self._tasks: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    An account that does not answer costs the messages of no other, nor does what is tried for long cost what is urgent.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[str, str], _Lane] = {}
         self._busy = 0
-        self._idle = Condition()
-        self._missing = count
+        self._changed = Condition()
 
-    def do(self, task: Callable[[], object]) -> None:
+    def do(self, account: str, kind: str, task: Callable[[], object]) -> None:
         """Have something done soon."""
-        with self._idle:
+        with self._changed:
             self._busy += 1
-        if self._missing:
-            self._missing -= 1
-            Thread(target=self._work, name="sqs-hand", daemon=True).start()
-        self._tasks.put(task)
+            lane = self._lanes.setdefault((account, kind), _Lane())
+            if lane.missing:
+                lane.missing -= 1
+                Thread(target=self._work, args=(lane,), name=f"sqs-{kind}", daemon=True).start()
+        lane.tasks.put(task)
 
     def finish(self, seconds: float) -> None:
         """Wait until all is done, for so long at most."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._busy, seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy, seconds)
 
-    def _work(self) -> None:
+    def _work(self, lane: _Lane) -> None:
         while True:
             try:
-                self._tasks.get()()
+                lane.tasks.get()()
             except Exception:
                 log.exception("a call of SQS has failed in a way that nobody thought of")
             finally:
-                with self._idle:
+                with self._changed:
                     self._busy -= 1
-                    self._idle.notify_all()
+                    self._changed.notify_all()
+
+
+@dataclass
+class _Lane:
+    """What waits for some threads, and how many of them there are not yet."""
+
+    tasks: SimpleQueue[Callable[[], object]] = field(default_factory=SimpleQueue)
+    missing: int = _HANDS
 
 
 class SQSDelivery:
@@ -120,7 +131,7 @@ class SQSDelivery:
         """Have the message hidden for longer, in good time."""
         if not (self._settled or self._extending or self.lost) and time.monotonic() >= self._due:
             self._extending = True
-            self._hands.do(self._extend)
+            self._hands.do(self._place.account.name, "extend", self._extend)
 
     def ack(self) -> None:
         """Delete the message."""
@@ -139,7 +150,7 @@ class SQSDelivery:
     def _settle(self, action: Callable[[], object]) -> None:
         if not (self._settled or self.lost):
             self._settled = True
-            self._hands.do(lambda: self._try(action))
+            self._hands.do(self._place.account.name, "settle", lambda: self._try(action))
 
     def _try(self, action: Callable[[], object]) -> None:
         with self._turn:

@@ -430,6 +430,20 @@ def test_a_download_does_not_go_on_with_another_object(server: HttpServer, proxy
     assert len(proxy.seen) == 2, "there is no use in asking for that again"
 
 
+@pytest.mark.parametrize("other", [{"ETag": '"2"'}, {"Content-Range": "bytes 300000-999999/2000000"}])
+def test_a_server_that_ignores_conditions_does_not_mix_two_objects(
+    server: HttpServer, proxy: FaultyProxy, other: dict[str, str]
+) -> None:
+    server.objects["/a"] = Served(b"x" * 1_000_000, {"ETag": '"1"'})
+    proxy.cut(300_000)
+    with store(proxy.host).open("a") as stored:
+        assert stored.stream.read(1000) == b"x" * 1000
+        said = {"ETag": '"1"', "Content-Range": "bytes 300000-999999/1000000", **other}
+        proxy.answer(206, b"y" * 700_000, headers=said)
+        with pytest.raises(Unavailable, match="may be another by now"):
+            stored.stream.read()
+
+
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"1"'}, {"ETag": '"1"'}])
 def test_a_download_that_cannot_go_on_starts_anew(
     server: HttpServer, proxy: FaultyProxy, fetching: Fetching, headers: dict[str, str]

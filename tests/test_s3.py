@@ -303,6 +303,20 @@ def test_a_stream_that_is_always_cut_does_not_look_whole(s3: S3Server, proxy: Fa
         get(store(proxy.host, bucket, s3.credentials, options), "key")
 
 
+def test_a_store_that_ignores_conditions_does_not_mix_two_objects(
+    s3: S3Server, proxy: FaultyProxy, bucket: str
+) -> None:
+    s3.put(bucket, "key", b"o" * 300_000)
+    proxy.cut(100_000)
+    with store(proxy.host, bucket, s3.credentials).open("key") as stored:
+        assert stored.stream.read(1000) == b"o" * 1000
+        said = {"ETag": '"new"', "Content-Range": "bytes 100000-299999/300000"}
+        proxy.answer(206, b"n" * 200_000, headers=said, times=ALWAYS)
+        with pytest.raises(Anew, match="was replaced while it was read"):
+            while stored.stream.read(1000):
+                pass
+
+
 @pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes=0-9/300000", ""])
 def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
     s3: S3Server, proxy: FaultyProxy, bucket: str, said: str

@@ -9,6 +9,7 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,6 +30,8 @@ _MOST_UNSPENT = 2 * 1024 * 1024
 _MOST_GLOBAL = 64 * 1024
 # How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
 _MOST_ENDS = 100
+# Memory that xz may take, in bytes: archives say how much they want, up to 4 GiB. The best of its levels wants 65 MiB.
+_MOST_OF_XZ = 128 * 1024 * 1024
 # PATH_MAX and NAME_MAX of Linux, in bytes.
 _LONGEST_PATH = 4096
 _LONGEST_NAME = 255
@@ -352,7 +355,7 @@ class _Zlib:
 _MAGIC: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": _Zlib,
     b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
+    b"\xfd7zXZ\x00": partial(lzma.LZMADecompressor, memlimit=_MOST_OF_XZ),
 }
 
 

@@ -373,6 +373,15 @@ def test_a_completion_whose_answer_is_lost_counts(s3: S3Server, proxy: FaultyPro
     assert get(store(s3.host, bucket, s3.credentials), "key") == data
 
 
+def test_who_may_only_write_begins_anew_when_the_answer_to_a_completion_is_lost(
+    s3: S3Server, proxy: FaultyProxy, bucket: str
+) -> None:
+    proxy.answer(404, b"<Error><Code>NoSuchUpload</Code></Error>", of="POST /" + bucket + "/key?uploadId=")
+    proxy.answer(403, of="HEAD")
+    with pytest.raises(Anew, match="not completed"):
+        put(store(proxy.host, bucket, s3.credentials), "key", b"x" * (PART + 1))
+
+
 def test_an_upload_that_somebody_else_aborted_is_not_taken_for_stored(
     s3: S3Server, proxy: FaultyProxy, bucket: str
 ) -> None:

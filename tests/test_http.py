@@ -154,6 +154,15 @@ def test_an_archive_that_is_called_encoded_stays_an_archive(server: HttpServer) 
     assert get(store(server.host), "a.tar.gz?x") == data
 
 
+def test_what_is_wrongly_called_compressed_is_not_asked_for_again_and_again(
+    server: HttpServer, fetching: Fetching
+) -> None:
+    server.objects["/a"] = Served(b"plain text", {"Content-Encoding": "gzip"})
+    with pytest.raises(ExperimentError, match="called compressed by its server, and is not"):
+        fetching(f"http://{server.host}/a")
+    assert server.seen == ["GET /a"]
+
+
 def test_a_compressed_stream_that_is_cut_does_not_look_whole(server: HttpServer) -> None:
     data = gzip.compress(os.urandom(300_000))
     headers = {"Content-Encoding": "gzip", "Content-Length": str(len(data))}

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner.commands.doctor.base import DoctorSettings, Finding, Level, Subject, examine, ok
 
 from runner.commands.doctor import keys, kubernetes, main
+from runner.commands.doctor.base import DoctorSettings, Finding, Level, Subject, examine, ok
 from runner.errors import Unavailable
 from runner.supervisor.kubernetes import Pod
 from tests.e2e.harness import archive, put

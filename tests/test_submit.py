@@ -113,6 +113,18 @@ def test_the_same_workspace_is_stored_once(there: list[str], tmp_path: Path) -> 
     assert len(list((tmp_path / "store" / "blobstore").iterdir())) == 1
 
 
+def test_links_that_lead_nowhere_for_a_runner_are_left_out_and_told(
+    there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "code" / "data").symlink_to("/mnt/data")
+    (tmp_path / "code" / "latest").symlink_to(tmp_path / "code" / "train.py")
+    main([*there, "code", "train.py"])
+    location = published(tmp_path).artifacts["workspace"].location
+    with tarfile.open(Path(location.bucket) / location.key) as stored:
+        assert {member.name: member.linkname for member in stored if member.issym()} == {"latest": "train.py"}
+    assert f"{tmp_path}/code/data is a link out of what is submitted, to /mnt/data" in capsys.readouterr().err
+
+
 def test_a_module_can_be_run(there: list[str], tmp_path: Path) -> None:
     main([*there, "code", "-m", "pkg.train", "-x"])
     assert published(tmp_path).args == ("pkg.train", "-x")

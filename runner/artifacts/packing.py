@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.artifacts import sparse
-from runner.artifacts.walking import Entry, members, open_file, stays_inside, unreadable
+from runner.artifacts.walking import Entry, kept_target, members, open_file, unreadable
 from runner.errors import ExperimentError
 from runner.message.archive_names import compression_of
 from runner.secrets.masking import NONE, Search, Secrets
@@ -108,9 +108,8 @@ class _Packed:
 
     def _add_link(self, entry: Entry) -> None:
         member = _member(entry)
-        if f"{entry.target}/".startswith(f"{entry.root}/"):
-            member.linkname = os.path.relpath(entry.target, os.path.dirname(entry.path))  # noqa: PTH120
-        self._finish(entry, member if stays_inside(entry.name, member.linkname) else None)
+        member.linkname = kept_target(entry)
+        self._finish(entry, member if member.linkname else None)
 
     def _add_file(self, entry: Entry, file: IO[bytes]) -> None:
         member, inode = _member(entry), (entry.status.st_dev, entry.status.st_ino)

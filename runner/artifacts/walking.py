@@ -45,6 +45,14 @@ def stays_inside(name: str, target: str) -> bool:
     return bool(target) and not target.startswith("/") and ".." not in steps[ups:] and ups <= depth
 
 
+def kept_target(link: Entry) -> str:
+    """Return a link's target as it is good wherever its directory is unpacked; "" where it leads out of that."""
+    target = link.target
+    if f"{target}/".startswith(f"{link.root}/"):
+        target = os.path.relpath(target, os.path.dirname(link.path))  # noqa: PTH120 -- it is about text
+    return target if stays_inside(link.name, target) else ""
+
+
 def only(directory: Path, name: str) -> Iterator[Entry]:
     """Yield one file of a directory, if it is there. Raises ExperimentError when that cannot be told."""
     entry = _entry(_root(directory), name)

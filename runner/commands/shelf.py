@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.artifacts.packing import pack
+from runner.artifacts.walking import Entry, kept_target
 from runner.errors import ConfigError
 from runner.message.request import Artifact
 from runner.retry import Patience
@@ -81,12 +83,18 @@ def packed(path: Path) -> Iterator[tuple[BinaryIO, str]]:
             shutil.copy2(path, directory)
         if not directory.is_dir():
             raise ConfigError(f"{str(path)!r} is neither a directory nor a file: there is nothing to submit")
-        pack(directory, file, "x.tar")
+        pack(directory, file, "x.tar", note=_tell_of_links)
         file.seek(0)
         digest = hashlib.sha256()
         while data := file.read(CHUNK):
             digest.update(data)
         yield file, digest.hexdigest()
+
+
+def _tell_of_links(entry: Entry, _digest: str) -> None:
+    if entry.target and not kept_target(entry):
+        told = f"{entry.path} is a link out of what is submitted, to {entry.target}: it is left out"
+        print(told, file=sys.stderr)  # noqa: T201 -- talking to the user
 
 
 def store(file: BinaryIO, artifact: Artifact, stores: Stores) -> None:

@@ -675,6 +675,18 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
     assert not list(members(tmp_path / "link"))
 
 
+def test_an_archive_does_not_get_all_the_memory_that_it_asks_for(tmp_path: Path) -> None:
+    def squeezed(dictionary: int) -> Drip:
+        options = {"id": lzma.FILTER_LZMA2, "dict_size": dictionary, "mode": lzma.MODE_FAST, "mf": lzma.MF_HC3}
+        return Drip(lzma.compress(tar(("file", {"size": 1000})), filters=[options]))
+
+    with pytest.raises(ExperimentError, match="Memory usage limit exceeded"):
+        unpack(squeezed(2**28), tmp_path, Budget(None))
+    as_xz_9_does = 2**26
+    unpack(squeezed(as_xz_9_does), tmp_path, Budget(None))
+    assert (tmp_path / "file").stat().st_size == 1000
+
+
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
     with small_disk(tmp_path, "64k"), pytest.raises(MachineError, match="No space left"):
         unpack(Drip(tar(("a", {"size": 500_000}))), tmp_path, Budget(None))

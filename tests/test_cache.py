@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -464,3 +465,9 @@ def test_reservations_of_processes_that_live_count_and_others_do_not(machine: Ma
         first.keep("name", About("", 1, ""))
     assert small.used() < MIB
     assert [entry.content.read_bytes() for entry in small.find("name")] == [b"x"]
+    with small.draft() as killed:
+        killed.reserve(6 * MIB)
+        shutil.copytree(killed.content.parent, machine.root / "drafts" / "of somebody dead")
+    with small.draft() as third:
+        third.reserve(6 * MIB)
+    assert list((machine.root / "drafts").iterdir()) == []

@@ -643,6 +643,14 @@ def test_a_store_that_lost_what_it_had_has_to_get_it_anew(gcs: Gcs, objects: Sto
     assert objects.etag("key") is None
 
 
+def test_who_may_only_write_begins_anew_when_the_last_answer_is_lost(objects: Store, proxy: FaultyProxy) -> None:
+    spare(proxy, 1)
+    proxy.answer(410, of="upload_id")
+    proxy.answer(403, of="GET")
+    with pytest.raises(Anew, match="begin anew"):
+        put(objects, "key", b"x" * (CHUNK + 1))
+
+
 def test_a_store_that_takes_an_upload_for_whole_too_early_is_not_believed(objects: Store, proxy: FaultyProxy) -> None:
     proxy.answer(200, b"{}", of="PUT")
     with pytest.raises(Unavailable, match="for whole before its end"):

@@ -150,6 +150,15 @@ def test_an_archive_that_is_called_encoded_stays_an_archive(server: HttpServer) 
     assert get(store(server.host), "a.tar.gz?x") == data
 
 
+def test_what_is_wrongly_called_compressed_is_not_asked_for_again_and_again(
+    server: HttpServer, fetching: Fetching
+) -> None:
+    server.objects["/a"] = Served(b"plain text", {"Content-Encoding": "gzip"})
+    with pytest.raises(ExperimentError, match="called compressed by its server, and is not"):
+        fetching(f"http://{server.host}/a")
+    assert server.seen == ["GET /a"]
+
+
 def test_a_compressed_stream_that_is_cut_does_not_look_whole(server: HttpServer) -> None:
     data = gzip.compress(os.urandom(300_000))
     headers = {"Content-Encoding": "gzip", "Content-Length": str(len(data))}
@@ -424,6 +433,20 @@ def test_a_download_does_not_go_on_with_another_object(server: HttpServer, proxy
             server.objects["/a"] = Served(b"y" * 1_000_000, {"ETag": '"2"'})
             stored.stream.read()
     assert len(proxy.seen) == 2, "there is no use in asking for that again"
+
+
+@pytest.mark.parametrize("other", [{"ETag": '"2"'}, {"Content-Range": "bytes 300000-999999/2000000"}])
+def test_a_server_that_ignores_conditions_does_not_mix_two_objects(
+    server: HttpServer, proxy: FaultyProxy, other: dict[str, str]
+) -> None:
+    server.objects["/a"] = Served(b"x" * 1_000_000, {"ETag": '"1"'})
+    proxy.cut(300_000)
+    with store(proxy.host).open("a") as stored:
+        assert stored.stream.read(1000) == b"x" * 1000
+        said = {"ETag": '"1"', "Content-Range": "bytes 300000-999999/1000000", **other}
+        proxy.answer(206, b"y" * 700_000, headers=said)
+        with pytest.raises(Unavailable, match="may be another by now"):
+            stored.stream.read()
 
 
 @pytest.mark.parametrize("headers", [{}, {"ETag": 'W/"1"'}, {"ETag": '"1"'}])

@@ -294,6 +294,20 @@ def test_a_stream_that_is_always_cut_does_not_look_whole(s3: S3Server, proxy: Fa
         get(store(proxy.host, bucket, s3.credentials, options), "key")
 
 
+def test_a_store_that_ignores_conditions_does_not_mix_two_objects(
+    s3: S3Server, proxy: FaultyProxy, bucket: str
+) -> None:
+    s3.put(bucket, "key", b"o" * 300_000)
+    proxy.cut(100_000)
+    with store(proxy.host, bucket, s3.credentials).open("key") as stored:
+        assert stored.stream.read(1000) == b"o" * 1000
+        said = {"ETag": '"new"', "Content-Range": "bytes 100000-299999/300000"}
+        proxy.answer(206, b"n" * 200_000, headers=said, times=ALWAYS)
+        with pytest.raises(Anew, match="was replaced while it was read"):
+            while stored.stream.read(1000):
+                pass
+
+
 @pytest.mark.parametrize("said", ["bytes 0-9/*", "bytes=0-9/300000", ""])
 def test_a_beginning_that_does_not_say_of_how_much_is_not_taken_for_all(
     s3: S3Server, proxy: FaultyProxy, bucket: str, said: str
@@ -348,6 +362,15 @@ def test_a_completion_whose_answer_is_lost_counts(s3: S3Server, proxy: FaultyPro
     put(store(proxy.host, bucket, s3.credentials), "key", data)
     assert [request.split()[0] for request in proxy.seen[-3:]] == ["POST", "POST", "HEAD"]
     assert get(store(s3.host, bucket, s3.credentials), "key") == data
+
+
+def test_who_may_only_write_begins_anew_when_the_answer_to_a_completion_is_lost(
+    s3: S3Server, proxy: FaultyProxy, bucket: str
+) -> None:
+    proxy.answer(404, b"<Error><Code>NoSuchUpload</Code></Error>", of="POST /" + bucket + "/key?uploadId=")
+    proxy.answer(403, of="HEAD")
+    with pytest.raises(Anew, match="not completed"):
+        put(store(proxy.host, bucket, s3.credentials), "key", b"x" * (PART + 1))
 
 
 def test_an_upload_that_somebody_else_aborted_is_not_taken_for_stored(

@@ -167,21 +167,22 @@ class Entries:
         """See Hoard. What is being fetched, or read, is in use."""
         try:
             with self._alone():
-                return self._evict(limit)
+                return self._evict(self._swept(), limit)
         except OSError as error:
             raise _failure(error) from error
 
     def make_room(self, size: int, draft: Path) -> None:
         """Make the draft's reservation so large, at the cost of what was used least recently."""
         with self._alone():
+            entries = self._swept()
             (draft / _RESERVED).write_text("0")
             drafts = list(self._drafts())
             reserved, written = (sum(each) for each in zip((0, 0), *drafts, strict=True))
-            entries = sum(entry.size for entry in self._entries())
-            limit = min(self._limit, entries + written + free(self.root) - LEFT_FREE)
+            kept = sum(entry.size for entry in entries)
+            limit = min(self._limit, kept + written + free(self.root) - LEFT_FREE)
             if size + reserved > limit:
                 raise CacheFailure(f"there is no room for {format_size(size)} in {self.root}")
-            self._evict(limit - size)
+            self._evict(entries, limit - size)
             (draft / _RESERVED).write_text(str(size))
 
     def put(self, draft: Path, identity: str) -> None:
@@ -215,14 +216,18 @@ class Entries:
             with suppress(OSError, ValueError):
                 yield int((path / _RESERVED).read_text()), _written(path / _CONTENT)
 
-    def _evict(self, limit: int) -> int:
-        """Remove remains, and then entries until ``limit`` bytes are left; return how many are. To be called alone."""
+    def _swept(self) -> list[Entry]:
+        """Remove what killed processes have left. Return the entries, by use. To be called alone."""
         entries = sorted(self._entries(), key=lambda entry: entry.used)
         for path in set(_listed(self.root / "entries")) - {entry.path for entry in entries}:
             remove(path)
         for path in _listed(self.root / "drafts"):
             if _abandoned(path):
                 remove(path)
+        return entries
+
+    def _evict(self, entries: list[Entry], limit: int) -> int:
+        """Remove the first entries until ``limit`` bytes are left; return how many are. To be called alone."""
         left = sum(entry.size for entry in entries) + sum(reserved for reserved, _ in self._drafts())
         for entry in entries:
             if left <= limit:

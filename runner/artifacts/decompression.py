@@ -6,9 +6,13 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from runner.storage.base import CHUNK, Reader
+
+# Memory that xz may take, in bytes: archives say how much they want, up to 4 GiB. The best of its levels wants 65 MiB.
+_MOST_OF_XZ = 128 * 1024 * 1024
 
 DAMAGE = (zlib.error, lzma.LZMAError, EOFError, OSError)
 """What reading raises when it turns out that the data is damaged; bz2's errors are OSErrors."""
@@ -72,7 +76,7 @@ class _Zlib:
 _MAGIC: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": _Zlib,
     b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ\x00": lzma.LZMADecompressor,
+    b"\xfd7zXZ\x00": partial(lzma.LZMADecompressor, memlimit=_MOST_OF_XZ),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from runner.artifacts import sparse
-from runner.artifacts.walking import Entry, members, open_file, target_inside, unreadable
+from runner.artifacts.walking import Entry, kept_target, members, open_file, unreadable
 from runner.errors import ExperimentError
 from runner.message.archive_names import compression_of
 from runner.secrets.masking import NONE, Search, Secrets
@@ -121,7 +121,7 @@ class _Packed:
 
     def _add_link(self, entry: Entry) -> None:
         member = _member(entry)
-        member.linkname = target_inside(entry)
+        member.linkname = kept_target(entry)
         self._finish(entry, member if member.linkname else None)
 
     def _add_file(self, entry: Entry, file: IO[bytes]) -> None:

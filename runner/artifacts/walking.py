@@ -45,12 +45,12 @@ def stays_inside(name: str, target: str) -> bool:
     return bool(target) and not target.startswith("/") and ".." not in steps[ups:] and ups <= depth
 
 
-def target_inside(entry: Entry) -> str:
-    """Return where a link leads, relative to itself; "" for out of the tree: such a one could not be unpacked."""
-    target = entry.target
-    if f"{target}/".startswith(f"{entry.root}/"):
-        target = os.path.relpath(target, os.path.dirname(entry.path))  # noqa: PTH120
-    return target if stays_inside(entry.name, target) else ""
+def kept_target(link: Entry) -> str:
+    """Return a link's target as it is good wherever its directory is unpacked; "" where it leads out of that."""
+    target = link.target
+    if f"{target}/".startswith(f"{link.root}/"):
+        target = os.path.relpath(target, os.path.dirname(link.path))  # noqa: PTH120 -- it is about text
+    return target if stays_inside(link.name, target) else ""
 
 
 def only(directory: Path, name: str) -> Iterator[Entry]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.artifacts.packing import pack
-from runner.artifacts.walking import Entry, target_inside
+from runner.artifacts.walking import Entry, kept_target
 from runner.errors import ConfigError
 from runner.message.request import Artifact
 from runner.retry import Patience
@@ -74,7 +75,7 @@ def shelf_at(url: str, *, tls: bool, s3_ca: str) -> Shelf:
 
 
 class _Useful:
-    """Leaves virtual environments out, which are of use only where they are. Raises ConfigError for links out of it."""
+    """Leaves out what is of use only where it is: virtual environments, and links to elsewhere, which it tells of."""
 
     def __init__(self) -> None:
         self._left_out = "\0"
@@ -85,11 +86,10 @@ class _Useful:
         if stat.S_ISDIR(entry.status.st_mode) and Path(entry.path, "pyvenv.cfg").is_file():
             self._left_out = f"{entry.name}/"
             return False
-        if entry.target and not target_inside(entry):
-            raise ConfigError(
-                f"{entry.path} is a link to {entry.target!r}, which runners refuse: it leads out of {entry.root}, so "
-                "put a copy there, or submit it as an artifact of its own"
-            )
+        if entry.target and not kept_target(entry):
+            told = f"{entry.path} is a link out of what is submitted, to {entry.target}: it is left out"
+            print(told, file=sys.stderr)  # noqa: T201 -- talking to the user
+            return False
         return True
 
 
@@ -97,7 +97,7 @@ class _Useful:
 def packed(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """Pack a directory, or a single file as StudioML clients do, as ``./name``; yield the archive and its SHA-256.
 
-    Virtual environments in it are left out. Raises ConfigError for what is not there, and for links out of it.
+    Virtual environments in it are left out, and links out of it. Raises ConfigError for what is not there.
     """
     with tempfile.TemporaryFile() as file, tempfile.TemporaryDirectory() as alone:
         directory = path

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
-from runner.storage.base import Anew, NotFound
+from runner.storage.base import Anew, Denied, NotFound
 from runner.storage.gcs_wire import Bucket, Call, Gone, encode
 from runner.storage.transport import WHOLE
 
@@ -139,7 +139,7 @@ class Upload:
         """Tell whether a try succeeded whose answer was lost: then the object is the one that we sent."""
         try:
             found = self._bucket.ask(Call("GET", self._key, "object", "fields=md5Hash"))
-        except NotFound:
+        except (NotFound, Denied):  # who may write need not be allowed to read
             return False
         return found.members.get("md5Hash") == self._md5
 

@@ -12,7 +12,7 @@ from requests import Response
 from runner.errors import Unavailable
 from runner.storage import ranges
 from runner.storage.base import AwsCredentials, Denied, Location, NotFound, Reader, Stored, StoreOptions
-from runner.storage.ranges import Ranges
+from runner.storage.ranges import Changed, Ranges
 from runner.storage.s3_check import Checked, Doubts, part_size
 from runner.storage.s3_upload import Upload, bare
 from runner.storage.s3_wire import BeyondEnd, Bucket, Call
@@ -77,6 +77,8 @@ class S3Store:
     @contextmanager
     def _fetch(self, key: str, etag: str, start: int, end: int) -> Iterator[Body]:
         with closing(self._bucket.fetch(key, (start, end), etag=etag)) as response:
+            if response.headers.get("etag", etag) != etag:  # not all stores look at conditions
+                raise Changed(f"{key!r} was replaced while it was read")
             if not is_part(response, start, end):
                 raise Unavailable(f"the store answered with other bytes of {key!r} than were asked for")
             yield Body(response, key)

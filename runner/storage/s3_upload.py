@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from runner.errors import RunnerError, Unavailable
 from runner.retry import Patience
-from runner.storage.base import Anew, NotFound
+from runner.storage.base import Anew, Denied, NotFound
 from runner.storage.s3_wire import Bucket, Call
 from runner.storage.sigv4 import encode
 
@@ -160,7 +160,7 @@ class Upload:
         try:
             found = self._bucket.ask(Call("HEAD", self._key)).headers.get("etag")
             digests = b"".join(bytes.fromhex(bare(etag)) for etag in etags)
-        except (NotFound, ValueError):
+        except (NotFound, Denied, ValueError):  # who may write need not be allowed to read
             return False
         return bare(found) == f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(etags)}"
 

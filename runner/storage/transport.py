@@ -16,11 +16,11 @@ from requests import PreparedRequest, Response
 from requests.exceptions import RequestException, SSLError
 from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import DecodeError, HTTPError
 
 from runner import __version__
 from runner.errors import MachineError, Unavailable
-from runner.storage.base import CHUNK
+from runner.storage.base import CHUNK, Denied
 from runner.storage.connections import Adapter
 
 # Seconds to wait for a connection (and for each CHUNK to be taken by the network), and for the next bytes of an answer.
@@ -138,10 +138,14 @@ class Body:
         length = response.headers.get("content-length", "")
         self.size = int(length) if re.fullmatch(WHOLE, length) and not decode else None
         self._left = self.size
-        self._broken: Unavailable | None = None
+        self._begun = False
+        self._broken: Denied | Unavailable | None = None
 
     def read(self, size: int = -1, /) -> bytes:
-        """See Reader. It is less than ``size`` also when no more has come for a while, or before it breaks."""
+        """See Reader. It is less than ``size`` also when no more has come for a while, or before it breaks.
+
+        Raises Denied for what cannot be decoded from its first byte on.
+        """
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         pieces, missing, end = [], size, time.monotonic() + _GATHERING
@@ -161,9 +165,13 @@ class Body:
         try:
             data: bytes = self._response.raw.read1(size, decode_content=self._decode) or b""
         except (HTTPError, OSError) as error:
-            self._broken = Unavailable(f"the transfer of {self._name!r} broke off: {reason(error)}")
+            if isinstance(error, DecodeError) and not self._begun:
+                self._broken = Denied(f"{self._name!r} is called compressed by its server, and is not")
+            else:
+                self._broken = Unavailable(f"the transfer of {self._name!r} broke off: {reason(error)}")
             self._broken.__cause__ = error
             return b""
+        self._begun = True
         if self._left is not None:
             self._left -= len(data)
             if self._left and not data:

@@ -257,6 +257,7 @@ def test_the_reason_is_told_once_until_it_changes(
         machine.queues.pause("a", "experiment 'x' needs Python 3.6, and there is none")
     assert caplog.text.count("Python 3.6") == 1
     machine.reasons.save()
+    assert (tmp_path / "runners").stat().st_mode & 0o077 == 0, "experiments of another user do not read it"
     assert told(tmp_path)["a"].startswith("experiment 'x' needs Python 3.6, and there is none; it is left to others")
     assert told(tmp_path)["b"] == ""
 

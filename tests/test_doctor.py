@@ -218,7 +218,11 @@ def test_who_is_asked_for_the_time_is_given_no_password(tmp_path: Path) -> None:
         (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hunter2")
         for index in (f"http://me:hunter2@{server.host}/simple", f"http://{server.host}/simple"):
             findings(tmp_path, PIP_INDEX_URL=index, HOME=str(tmp_path))
-        asked = [each["Authorization"] for line, each in zip(server.seen, server.headers) if line.startswith("HEAD")]
+        asked = [
+            each["Authorization"]
+            for line, each in zip(server.seen, server.headers, strict=True)
+            if line.startswith("HEAD")
+        ]
         assert asked == [None, None]
 
 

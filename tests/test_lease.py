@@ -143,7 +143,7 @@ def test_another_submission_under_the_same_key_is_another_experiment(bench: Benc
     assert bench.hold(time_added=1795444999.0).claim(failures=0, redeliveries=None) == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"identity": "x"}'])
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"identity": "x"}', b"[" * 60_000])
 def test_what_is_no_lease_is_none(data: bytes, bench: Bench) -> None:
     bench.write()
     bench.path.write_bytes(data)
@@ -152,7 +152,15 @@ def test_what_is_no_lease_is_none(data: bytes, bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "members",
-    [{"attempt": -1}, {"attempt": "1"}, {"heartbeat": None}, {"process": "x"}, {"process": 5}, {"failures": 1e99}],
+    [
+        {"attempt": -1},
+        {"attempt": "1"},
+        {"heartbeat": None},
+        {"process": "x"},
+        {"process": 5},
+        {"failures": 1e99},
+        {"failures": 10**4299},
+    ],
 )
 def test_a_damaged_lease_is_none(members: dict[str, Any], bench: Bench) -> None:
     bench.write()

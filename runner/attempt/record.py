@@ -41,7 +41,7 @@ class Record:
         try:
             with self._stores.reach(location, self._where.credentials).open(location.key) as stored:
                 found = json.loads(stored.stream.read(_LARGEST))
-        except (NotFound, ValueError):
+        except (NotFound, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -195,7 +195,7 @@ class _Lines(_Masked):
         self._coloured = terminal and style.form == "happy" and not os.environ.get("NO_COLOR")
 
     def text(self, record: logging.LogRecord) -> str:
-        message = _printable(_without_secrets(record.getMessage()))  # before they are broken in two
+        message = printable(_without_secrets(record.getMessage()))  # before they are broken in two
         line = f"{self.formatTime(record)} {record.levelname:7} {message}"
         if self._width:
             line = self._broken.fill(line)
@@ -204,6 +204,6 @@ class _Lines(_Masked):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def _printable(text: str) -> str:
-    """Experiments' names and errors are in it: they must not look like other lines, nor do something to a terminal."""
+def printable(text: str) -> str:
+    """Write what strangers wrote so that it looks like no other line, and does nothing to a terminal."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.commands.explain import main as explain
 from runner.machine.allocate import Allocation, Allocator, Need, Resources
 from runner.machine.gpus import Card, Wish
 from runner.queues.base import Delivery
@@ -262,6 +263,7 @@ def test_the_reason_is_told_once_until_it_changes(
         machine.queues.pause("a", "experiment 'x' needs Python 3.6, and there is none")
     assert caplog.text.count("Python 3.6") == 1
     machine.reasons.save()
+    assert (tmp_path / "runners").stat().st_mode & 0o077 == 0, "experiments of another user do not read it"
     assert told(tmp_path)["a"].startswith("experiment 'x' needs Python 3.6, and there is none; it is left to others")
     assert told(tmp_path)["b"] == ""
 
@@ -282,6 +284,18 @@ def test_a_reason_ends_when_the_queue_is_found_empty(machine: Machine, tmp_path:
     machine.queues.asked("a", took=False)
     machine.reasons.save()
     assert told(tmp_path)["a"] == ""
+
+
+def test_what_a_server_said_does_nothing_to_the_terminal_of_who_asks_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reasons = Reasons(tmp_path / "studio-runner", {"idle": "", "running": [], "free": "3 cpus"})
+    (tmp_path / "studio-runner").mkdir()
+    reasons.known({"q"})
+    reasons.tell("q", "a package index does not answer as it should: \x1b]0;evil\x07")
+    reasons.save()
+    assert explain(["--working-dir", str(tmp_path), "q"]) == 1
+    assert capsys.readouterr().out.endswith("as it should: \\x1b]0;evil\\x07\n")
 
 
 def test_the_reasons_of_a_runner_that_died_are_not_told(machine: Machine, tmp_path: Path) -> None:

@@ -212,6 +212,20 @@ def test_package_indexes_are_asked_and_passwords_not_shown(tmp_path: Path) -> No
     assert (away[0], "cannot be reached" in away[1]) == ("fail", True)
 
 
+def test_who_is_asked_for_the_time_is_given_no_password(tmp_path: Path) -> None:
+    """Its certificate is not looked at: with a wrong clock none is valid."""
+    with serving() as server:
+        (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password hunter2")
+        for index in (f"http://me:hunter2@{server.host}/simple", f"http://{server.host}/simple"):
+            findings(tmp_path, PIP_INDEX_URL=index, HOME=str(tmp_path))
+        asked = [
+            each["Authorization"]
+            for line, each in zip(server.seen, server.headers, strict=True)
+            if line.startswith("HEAD")
+        ]
+        assert asked == [None, None]
+
+
 @pytest.mark.parametrize(("ahead", "level"), [(0, "ok"), (60, "warn"), (1000, "fail"), (-1000, "fail")])
 def test_a_clock_that_is_wrong_is_told(tmp_path: Path, ahead: int, level: str) -> None:
     with serving() as server:

@@ -189,7 +189,15 @@ def test_what_is_no_lease_is_none(data: bytes, bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "members",
-    [{"attempt": -1}, {"attempt": "1"}, {"heartbeat": None}, {"process": "x"}, {"process": 5}, {"failures": 1e99}],
+    [
+        {"attempt": -1},
+        {"attempt": "1"},
+        {"heartbeat": None},
+        {"process": "x"},
+        {"process": 5},
+        {"failures": 1e99},
+        {"failures": 10**4299},
+    ],
 )
 def test_a_damaged_lease_is_none(members: dict[str, Any], bench: Bench) -> None:
     bench.write()

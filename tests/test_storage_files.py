@@ -48,6 +48,33 @@ def test_a_root_whose_name_only_begins_alike_allows_nothing(tmp_path: Path) -> N
         get(store(tmp_path / "root2", tmp_path / "root"), "file")
 
 
+def test_a_directory_that_becomes_a_link_once_it_was_looked_at_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experiments may write below the roots, too; with --run-as, as somebody who may not do what the runner may."""
+    outside, bucket = tmp_path / "outside", tmp_path / "root" / "bucket"
+    for directory in (outside, bucket):
+        directory.mkdir(parents=True)
+        (directory / "file").write_text(directory.name)
+    files, realpath = store(bucket, tmp_path / "root"), os.path.realpath
+
+    def looked_at(path: str) -> str:
+        found = realpath(path)
+        if not bucket.is_symlink():
+            bucket.rename(tmp_path / "away")
+            bucket.symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", looked_at)
+    with pytest.raises(Denied, match="exchanged"):
+        read(files, "file")
+    bucket.unlink()
+    (tmp_path / "away").rename(bucket)
+    with pytest.raises(Denied, match="exchanged"):
+        write(files, "file", b"evil")
+    assert [path.read_text() for path in outside.iterdir()] == ["outside"]
+
+
 def test_links_within_the_roots_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "file").write_bytes(b"content")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 
 from runner.attempt.record import Record
+from runner.commands.follow import follow
 from runner.commands.submit import main
 from runner.crypto.sealing import open_sealed, read_private_key
 from runner.crypto.signing import read_verifier
@@ -180,3 +182,19 @@ def test_waiting_ends_when_the_time_is_over(there: list[str], capsys: pytest.Cap
     with pytest.raises(Unavailable, match="is not over after"):
         main([*there, "--wait", "--timeout", "10ms", "code", "train.py"])
     assert "is waiting" in capsys.readouterr().out
+
+
+def test_who_can_write_to_the_store_writes_to_no_other_file_of_ours_nor_to_the_terminal(
+    there: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*there, "--key", "k", "code", "train.py"]) == 0
+    wanted = published(tmp_path)
+    assert wanted.record
+    stores = Stores(StoreOptions(file_roots=(str(tmp_path),), patience=Patience(0)), sleep=time.sleep)
+    outcome = {"verdict": "ok", "sentence": "it \x1b[2J is over", "accession": "x/../../evil"}
+    Record(wanted.record, stores).write({"status": "finished", "outcome": outcome})
+    (tmp_path / "store" / "metadata").mkdir()
+    (tmp_path / "store" / "evil.json").write_text("evil")
+    assert follow(wanted, stores, directory=tmp_path / "results" / "k", timeout=5) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert not list((tmp_path).glob("results/**/evil.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -111,9 +112,11 @@ class Programs:
             yield
         finally:
             self._loop.remove_handler(fd)
-            # Everything that could write is dead by now, so this ends.
-            while data := _read(fd):
+            # All of ours that could write is dead by now; others may have been handed the pipe, and go on for ever.
+            left = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+            while left > 0 and (data := _read(fd)):
                 self._console.feed(data, stream)
+                left -= len(data)
 
 
 def _read(fd: int) -> bytes | None:

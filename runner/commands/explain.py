@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.log import printable
 from runner.options.reading import read
 from runner.options.settings import HomeSettings
 from runner.queues import carries_reports
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     if not told:
         raise ConfigError(f"no runner works in {settings.home}: start one, or name its --working-dir")
     for process, _, sentence in told:
-        print(f"runner {process}: {sentence}")  # noqa: T201 -- talking to the user
+        print(printable(f"runner {process}: {sentence}"))  # noqa: T201 -- talking to the user
     return 0 if any(fine for _, fine, _ in told) else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from runner.artifacts.budget import Budget
 from runner.artifacts.unpacking import unpack
 from runner.attempt.record import Record
 from runner.errors import Unavailable
+from runner.log import printable
 from runner.message.request import Artifact, Request
 from runner.storage.base import CHUNK, NotFound
 from runner.storage.stores import Stores
@@ -27,12 +29,14 @@ _POLL = 0.5
 def follow(wanted: Request, stores: Stores, *, directory: Path, timeout: float) -> int:
     """Wait for the experiment's end and fetch what it left; return the exit status."""
     outcome = _outcome(wanted, stores, timeout)
-    print(outcome.get("sentence") or "it is over, but no runner said how")  # noqa: T201
+    print(printable(str(outcome.get("sentence") or "it is over, but no runner said how")))  # noqa: T201
     for label, path in fetch_results(wanted, stores, directory):
         print(f"  {label:10} {path}")  # noqa: T201
     metadata = wanted.artifacts[METADATA]
-    name = f"scrape-host-{outcome.get('accession')}.json"
-    if _fetched_file(metadata, f"metadata/{name}", stores, directory / name):
+    accession = str(outcome.get("accession"))
+    name = f"scrape-host-{accession}.json"
+    # Whoever can write to the store says which: it must not name another file here.
+    if re.fullmatch(r"[\w.-]+", accession) and _fetched_file(metadata, f"metadata/{name}", stores, directory / name):
         print(f"  {'metadata':10} {directory / name}")  # noqa: T201
     return 0 if outcome.get("verdict") == "ok" else 1
 
@@ -53,9 +57,10 @@ def _outcome(wanted: Request, stores: Stores, timeout: float) -> dict[str, Any]:
         found = record.read()
         status = str(found.get("status"))
         if status in ("finished", "stopped"):
-            return found.get("outcome") or {}
+            outcome = found.get("outcome")
+            return outcome if isinstance(outcome, dict) else {}
         if status != told:
-            print(f"{wanted.key} is {status}", flush=True)  # noqa: T201
+            print(printable(f"{wanted.key} is {status}"), flush=True)  # noqa: T201
             told = status
         time.sleep(_POLL)
     raise Unavailable(f"{wanted.key} is not over after {format_duration(timeout)}: it goes on without us")

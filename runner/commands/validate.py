@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from runner.commands import message_file
 from runner.commands.message_file import ByHand
 from runner.errors import ConfigError
+from runner.log import printable
 from runner.message.request import Request
 from runner.options.reading import read
 from runner.units import format_duration, format_size
@@ -40,7 +41,7 @@ def _described(wanted: Request) -> Iterator[tuple[str, str]]:
     if wanted.expired(time.time()):
         yield "", "its lifetime is over: no runner will run it"
     program = ["-m", *wanted.args] if wanted.filename == "-m" else [wanted.filename, *wanted.args]
-    yield "runs", f"{_printable(shlex.join(program))} with Python {wanted.pythonver}"
+    yield "runs", f"{printable(shlex.join(program))} with Python {wanted.pythonver}"
     yield "installs", _listed([*wanted.pythonenv, *wanted.pip]) or "nothing"
     asked = wanted.resources
     gpus = f", {asked.gpus} GPU slots" if asked.gpus else ""
@@ -56,7 +57,7 @@ def _described(wanted: Request) -> Iterator[tuple[str, str]]:
         how = "read and written" if artifact.mutable else "read"
         yield (
             "artifact",
-            f"{label}: {how}{', unpacked' if artifact.unpack else ''}, {_printable(str(artifact.location))}",
+            f"{label}: {how}{', unpacked' if artifact.unpack else ''}, {printable(str(artifact.location))}",
         )
 
 
@@ -72,9 +73,4 @@ def _size(size: int) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _TOLD
-    return _printable(", ".join(names[:_TOLD])) + (f" and {more} more" if more > 0 else "")
-
-
-def _printable(text: str) -> str:
-    """A stranger wrote it: nothing in it may do something to a terminal."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return printable(", ".join(names[:_TOLD])) + (f" and {more} more" if more > 0 else "")

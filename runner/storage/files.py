@@ -69,6 +69,7 @@ class FileStore:
             raise _translate(error, path) from error
         try:
             with file:
+                _check_place(file.fileno(), draft)
                 yield _Sink(file, path)
                 _commit(file, draft, path)
         except BaseException:
@@ -125,10 +126,18 @@ def _open(path: Path) -> FileIO:
         raise _translate(error, path) from error
     try:
         _check_regular(os.fstat(descriptor), path)
+        _check_place(descriptor, path)
     except Denied:
         os.close(descriptor)
         raise
     return FileIO(descriptor, "r")
+
+
+def _check_place(descriptor: int, path: Path) -> None:
+    """Make sure that no link has taken the place of a directory since the path was looked at."""
+    there = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+    if there not in (str(path), f"{path} (deleted)"):
+        raise Denied(f"{path} is not where it was: a directory above it was exchanged")
 
 
 def _check_regular(status: os.stat_result, path: Path) -> None:

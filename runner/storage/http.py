@@ -27,7 +27,7 @@ from runner.storage.base import (
     locate,
 )
 from runner.storage.ranges import Changed, Part
-from runner.storage.transport import Body, Transport, Trust, passing
+from runner.storage.transport import Body, Transport, Trust, passing, range_of
 
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTIONS = 10

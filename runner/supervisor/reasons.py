@@ -76,7 +76,7 @@ class Reasons:
         queues = {queue: self.of(queue) for queue in sorted(self._queues)}
         draft = self._path.with_suffix(".part")
         try:
-            self._path.parent.mkdir(exist_ok=True)
+            self._path.parent.mkdir(exist_ok=True, mode=0o700)  # others may come by: see --run-as
             draft.write_text(json.dumps({**self._about, "queues": queues}))
             draft.replace(self._path)
         except OSError as error:

@@ -67,11 +67,11 @@ def test_a_directory_that_becomes_a_link_once_it_was_looked_at_leads_nowhere(
 
     monkeypatch.setattr(os.path, "realpath", looked_at)
     with pytest.raises(Denied, match="exchanged"):
-        read(files, "file")
+        get(files, "file")
     bucket.unlink()
     (tmp_path / "away").rename(bucket)
     with pytest.raises(Denied, match="exchanged"):
-        write(files, "file", b"evil")
+        put(files, "file", b"evil")
     assert [path.read_text() for path in outside.iterdir()] == ["outside"]
 
 

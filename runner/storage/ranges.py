@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections import deque
@@ -28,6 +29,9 @@ _LOOK = 0.25
 
 class Opened(Reader, Protocol):
     """Bytes on their way."""
+
+    def gather(self, size: int, /) -> bytes:
+        """As ``read``, however long it takes: less than ``size`` comes only at the end, or where it breaks."""
 
     def abort(self) -> None:
         """Break off, from another thread: whoever waits in ``read`` gets an Unavailable."""
@@ -70,9 +74,16 @@ class Part:
         """See Reader."""
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
+        return self._tried(lambda body, most: body.read(most), size)
+
+    def gather(self, size: int, /) -> bytes:
+        """See Opened. Where one connection has broken, others may, too: from there on, all that comes is kept."""
+        return self._tried(lambda body, most: body.read(most) if self._deadline else body.gather(most), size)
+
+    def _tried(self, read: Callable[[Opened, int], bytes], size: int) -> bytes:
         while self._position < self._end:
             try:
-                if data := self._opened().read(min(size, self._end - self._position)):
+                if data := read(self._opened(), min(size, self._end - self._position)):
                     self._position += len(data)
                     return data
                 raise Unavailable("an answer ended too early")
@@ -128,8 +139,8 @@ class Ranges:
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
         self._loading: set[Part] = set()
-        self._parts: deque[Future[deque[bytes]]] = deque()
-        self._chunks: deque[bytes] = deque()
+        self._parts: deque[Future[memoryview]] = deque()
+        self._memory = self._loaded = memoryview(b"")
 
     def read(self, size: int = -1, /) -> bytes:
         """See Reader."""
@@ -152,6 +163,8 @@ class Ranges:
             part.abort()
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+        self._parts.clear()
+        self._memory = self._loaded = memoryview(b"")
 
     def _go_on(self) -> None:
         """Ask for the next bytes: over one connection if the last ones came fast, over many for the rest otherwise."""
@@ -163,39 +176,45 @@ class Ranges:
             self._next, self._waited = bounds[1], 0.0
             self._direct = Part(self._fetch, bounds, patience=self._patience, sleep=self._pause)
         else:
+            # Not from the heap: each thread would have one of its own, which keeps what it has ever needed.
+            self._memory = memoryview(mmap.mmap(-1, (_MOST + 1) * PART, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             self._pool = ThreadPoolExecutor(_MOST, "range")
             self._ask_ahead(self._pool)
 
     def _ask_ahead(self, pool: ThreadPoolExecutor) -> None:
         while self._next < self._size and len(self._parts) < _MOST:
             bounds = self._next, min(self._next + PART, self._size)
-            self._parts.append(pool.submit(self._load, bounds))
+            self._parts.append(pool.submit(self._load, bounds, self._room(*bounds)))
             self._next = bounds[1]
 
-    def _read_loaded(self, pool: ThreadPoolExecutor, size: int) -> bytes:
-        if not self._chunks and self._parts:
-            self._chunks = self._await(self._parts.popleft())
-            self._ask_ahead(pool)
-        data = self._chunks.popleft() if self._chunks else b""
-        if len(data) > size:
-            self._chunks.appendleft(data[size:])
-        return data[:size]
+    def _room(self, start: int, end: int) -> memoryview:
+        """Return where in memory a part goes: parts take turns, those on their way and the one that is read."""
+        place = start // PART % (_MOST + 1) * PART
+        return self._memory[place : place + end - start]
 
-    def _await(self, part: Future[deque[bytes]]) -> deque[bytes]:
+    def _read_loaded(self, pool: ThreadPoolExecutor, size: int) -> bytes:
+        if not self._loaded and self._parts:
+            self._loaded = self._await(self._parts.popleft())
+            self._ask_ahead(pool)
+        data, self._loaded = bytes(self._loaded[:size]), self._loaded[size:]
+        return data
+
+    def _await(self, part: Future[memoryview]) -> memoryview:
         while not wait([part], _LOOK).done:
             self._pause(0)
         return part.result()
 
-    def _load(self, bounds: tuple[int, int]) -> deque[bytes]:
-        """Fetch a part into memory: in a thread of its own."""
+    def _load(self, bounds: tuple[int, int], room: memoryview) -> memoryview:
+        """Fetch a part into its place in memory, in a thread of its own; return that place."""
         part = Part(self._fetch, bounds, patience=self._patience, sleep=self._sleep)
         self._loading.add(part)
         try:
-            chunks: deque[bytes] = deque()
-            while data := part.read(CHUNK):
-                chunks.append(data)
+            filled = 0
+            while data := part.gather(CHUNK):
+                room[filled : filled + len(data)] = data
+                filled += len(data)
                 self._sleep(0)
-            return chunks
+            return room
         finally:
             self._loading.discard(part)
             part.close()

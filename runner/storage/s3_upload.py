@@ -62,10 +62,10 @@ class Upload:
         """Make the object visible."""
         if not self._query:
             self._bucket.ask(Call("PUT", self._key, body=memoryview(self._part)[: self._filled]))
-            return
-        self._pass_on()
-        self._await(below=1)
-        self._complete([part.result() for part in self._parts])
+        else:
+            self._pass_on()
+            self._await(below=1)
+            self._complete([part.result() for part in self._parts])
         self._close()
 
     def abort(self) -> None:
@@ -80,9 +80,11 @@ class Upload:
                 return
 
     def _close(self) -> None:
+        """End all threads, and let go of the memory."""
         self._closed.set()
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
+        self._part, self._free = bytearray(), []
 
     def _begin(self) -> None:
         self._query = f"?uploadId={encode(self._bucket.patiently(self._named))}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -144,26 +144,36 @@ class Body:
     def read(self, size: int = -1, /) -> bytes:
         """See Reader. It is less than ``size`` also when no more has come for a while, or before it breaks.
 
-        Raises Denied for what cannot be decoded from its first byte on.
+        With a plain read, a trickle would hold up its reader for long. Raises Denied for what cannot be decoded at all.
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         pieces, missing, end = [], size, time.monotonic() + _GATHERING
-        while missing and (piece := self._piece(missing)):
+        while missing and (piece := self._piece(self._response.raw.read1, missing)):
             pieces.append(piece)
             missing -= len(piece)
             if time.monotonic() >= end:
                 break
-        if self._broken and not pieces:
-            raise self._broken
-        return b"".join(pieces)
+        return self._unbroken(b"".join(pieces))
 
-    def _piece(self, size: int) -> bytes:
-        """Return what has come, or what comes next: with a plain read, a trickle would hold up its reader for long."""
+    def gather(self, size: int, /) -> bytes:
+        """See ranges.Opened.
+
+        What ``read`` gets is cut to the length that came, and glibc keeps each cutting, so that no later piece fits in
+        there again: a heap grows by some MiB for each thread that does so for long.
+        """
+        return self._unbroken(self._piece(self._response.raw.read, size))
+
+    def _unbroken(self, data: bytes) -> bytes:
+        if self._broken and not data:
+            raise self._broken
+        return data
+
+    def _piece(self, read: Callable[..., bytes | None], size: int) -> bytes:
         if self._broken:
             return b""
         try:
-            data: bytes = self._response.raw.read1(size, decode_content=self._decode) or b""
+            data = read(size, decode_content=self._decode) or b""
         except (HTTPError, OSError) as error:
             if isinstance(error, DecodeError) and not self._begun:
                 self._broken = Denied(f"{self._name!r} is called compressed by its server, and is not")

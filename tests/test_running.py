@@ -126,6 +126,13 @@ def test_something_else_in_the_place_of_the_log_is_the_experiments_failure(home:
     assert "'output' has something else in the place of the log" in finished.sentence
 
 
+def test_a_label_as_long_as_a_name_can_be_is_one(home: Path, tmp_path: Path) -> None:
+    wanted = order(home, tmp_path)
+    artifacts = wanted.document["experiment"]["artifacts"]
+    artifacts["x" * 255] = {**artifacts["output"], "qualified": f"file://{tmp_path}/store/x.tar"}
+    assert carried_out(wanted).outcome == "completed"
+
+
 def test_a_crash_leaves_a_traceback(home: Path, tmp_path: Path) -> None:
     finished = attempt(home, tmp_path, "import ctypes\ndef guilty():\n    ctypes.string_at(0)\nguilty()")
     assert (finished.verdict, finished.exit_status) == ("script", -11)

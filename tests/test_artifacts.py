@@ -189,3 +189,11 @@ def test_metadata_files_become_objects_of_their_own(scene: Scene) -> None:
     assert scene.upload() == 1
     assert {path.name for path in (scene.store / "metadata").iterdir()} == {"a.json", "b.json"}
     assert scene.upload() == 0
+
+
+def test_a_link_in_the_place_of_a_manifest_leads_nowhere(tmp_path: Path) -> None:
+    """A package that is built in a container could have a file of the host written."""
+    (tmp_path / "outside").write_text("of the host")
+    (tmp_path / "label.new").symlink_to(tmp_path / "outside")
+    manifest.Manifest(tmp_path / "label.stored", lambda: iter(())).take()
+    assert (tmp_path / "outside").read_text() == "of the host"

@@ -93,7 +93,9 @@ def test_a_package_that_is_larger_than_any_is_refused_before_it_is_in_memory(tmp
         Recipe("python", "3.11", "", (), (package,)).key(Indexes({}, {}))
 
 
-@pytest.mark.parametrize("line", ["lib/missing", "etc/apt", "x.whl", "link", "./link", "link/sub", "../other", "/etc"])
+@pytest.mark.parametrize(
+    "line", ["lib/missing", "etc/apt", "x.whl", "link", "./link", "link/sub", "../other", "/etc", "./" + "a" * 300]
+)
 def test_no_other_file_is_a_requirement(tmp_path: Path, line: str) -> None:
     (tmp_path / "other" / "sub").mkdir(parents=True)
     (tmp_path / "workspace").mkdir()

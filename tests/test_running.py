@@ -24,6 +24,7 @@ from runner.order import GpuState
 from runner.place import make_home
 from runner.supervisor.child import Child
 from tests.attempts import carried_out, metadata, order
+from tests.e2e.harness import archive
 from tests.loops import served
 
 MIB = 2**20
@@ -117,6 +118,21 @@ def test_a_missing_artifact_is_told_as_that(home: Path, tmp_path: Path) -> None:
     finished = carried_out(wanted)
     assert finished.verdict == "artifact"
     assert "artifact 'workspace' is missing" in finished.sentence
+
+
+def test_something_else_in_the_place_of_the_log_is_the_experiments_failure(home: Path, tmp_path: Path) -> None:
+    wanted = order(home, tmp_path)
+    (tmp_path / "store" / "output.tar").write_bytes(archive({"output/file": b""}))
+    finished = carried_out(wanted)
+    assert (finished.outcome, finished.verdict) == ("failed", "artifact"), "it would come again and again"
+    assert "'output' has something else in the place of the log" in finished.sentence
+
+
+def test_a_label_as_long_as_a_name_can_be_is_one(home: Path, tmp_path: Path) -> None:
+    wanted = order(home, tmp_path)
+    artifacts = wanted.document["experiment"]["artifacts"]
+    artifacts["x" * 255] = {**artifacts["output"], "qualified": f"file://{tmp_path}/store/x.tar"}
+    assert carried_out(wanted).outcome == "completed"
 
 
 def test_a_crash_leaves_a_traceback(home: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -69,7 +70,8 @@ class Artifacts:
 
         there = stores.again(whole)
         if artifact.mutable:
-            kept = self._place.scratch / f"{artifact.label}.stored"
+            name = hashlib.sha256(artifact.label.encode()).hexdigest()[:32]  # a label may be as long as names can be
+            kept = self._place.scratch / f"{name}.stored"
             self._manifests[artifact.label] = Manifest(kept, partial(_entries, artifact, directory))
             self._manifests[artifact.label].take()
         return there

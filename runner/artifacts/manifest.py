@@ -18,6 +18,7 @@ from typing import IO
 from runner.artifacts.packing import SPARSE, Note, copy
 from runner.artifacts.walking import Entry
 from runner.errors import ExperimentError, MachineError
+from runner.machine.plain_files import new
 
 # Clocks of file systems tick slowly, some every two seconds: what was written within a tick before it was read may
 # have been written again after that, and look the same. In nanoseconds.
@@ -39,6 +40,7 @@ class Manifest:
         unfinished = self._path.with_suffix(".new")
         now = time.time_ns()
         try:
+            new(unfinished)  # packages that were built in a container may have put a link there
             with unfinished.open("w") as file:
                 yield lambda entry, digest: file.write(_line(entry, digest, now))
             unfinished.replace(self._path)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from runner.errors import MachineError
+from runner.errors import ExperimentError, MachineError, is_machines_own
 from runner.secrets.masking import NONE, Secrets, Stream
 from runner.units import format_size
 
@@ -35,7 +35,8 @@ class Console:
     return has overwritten what a terminal would show. In file and lines, ``secrets`` are masked. ``most``: how many
     bytes of output the file takes (0: any); lines are heard beyond that. ``echo``: a descriptor that all output is
     written to as well; whoever reads it may go away. ``clock`` gives monotonic seconds. Close it, or use it as a
-    context manager: that hands on last lines without end.
+    context manager: that hands on last lines without end. Raises ExperimentError where an artifact keeps it from being
+    written, MachineError where the disk does.
     """
 
     def __init__(
@@ -57,8 +58,16 @@ class Console:
         self._tail: deque[str] = deque(maxlen=_REMEMBERED)
         self.fed = 0
         """How many bytes of output there were."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            if is_machines_own(error):
+                raise MachineError(f"the experiment's log cannot be written: {error}") from error
+            raise ExperimentError(
+                f"the artifact {path.parent.name!r} has something else in the place of the log: {error.strerror}",
+                verdict="artifact",
+            ) from error
 
     def feed(self, data: bytes, stream: str = STDOUT) -> None:
         """Take what was read of a stream. Raises MachineError when the disk does not."""

@@ -53,6 +53,8 @@ _MOST_VALUES = 1_000_000
 _LONGEST_ARGS = 128 * 1024
 # What object stores take as a key.
 _LONGEST_KEY = 1024
+# Of a file below the workspace, and of each part of its path, in bytes.
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255
 # Of a project, an author and the like, in characters.
 _LONGEST_LABEL = 1024
 # In bytes: the system takes no longer variables (MAX_ARG_STRLEN), nor more of them together with the arguments.
@@ -259,6 +261,8 @@ def _not_inside(name: str) -> str:
         return "but must name a file inside the workspace, relative to it"
     if name.startswith("-"):
         return "which would be an option: write ./ before it"
+    if len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+        return "which is longer than the name of a file can be"
     return "" if printable(name) else "which has control characters in it"
 
 

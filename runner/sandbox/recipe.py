@@ -82,12 +82,19 @@ def located(requirements: Iterable[str], workspace: Path) -> tuple[tuple[str, ..
     for line in requirements:
         if match := _PATH.match(line):
             path = Path(os.path.normpath(workspace / match["path"]))
-            if not path.exists() or not path.resolve().is_relative_to(workspace.resolve()):
+            if not _lies_in(workspace, path):
                 raise RequirementError(f"the requirement {match['path']!r} is no file or directory of the workspace")
             paths.append(path)
             line = f"{path}{line[match.end() :]}"  # noqa: PLW2901
         lines.append(line)
     return tuple(lines), tuple(paths)
+
+
+def _lies_in(workspace: Path, path: Path) -> bool:
+    try:
+        return path.exists() and path.resolve().is_relative_to(workspace.resolve())
+    except (OSError, RuntimeError):  # a name that is too long, or links that go round
+        return False
 
 
 def _ordered(requirements: list[str]) -> list[str]:

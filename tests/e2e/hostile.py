@@ -141,6 +141,9 @@ HOSTILE = [
     _filename("a/../../x.py", "but must name a file inside"),
     _filename("x.py\nimport os", "which has control characters"),
     Hostile(
+        "a file name of 300 letters", setting("experiment.filename", "x" * 300), "longer than the name of a file can be"
+    ),
+    Hostile(
         "half a character in the file name", setting("experiment.filename", "\udc80.py"), "filename: has a NUL, or half"
     ),
     Hostile("-m and then -c", _module(["-c", "x"]), "experiment.args: must begin with the dotted name"),

@@ -443,6 +443,29 @@ def test_reports_that_were_not_confirmed_are_sent_again(bench: Bench, rabbitmq: 
     assert sorted(set(got)) == list(range(50))
 
 
+def test_a_broker_that_takes_no_reports_still_gives_work(bench: Bench, rabbitmq: Broker) -> None:
+    """It has no memory left, perhaps for reports that nobody reads."""
+    queue, response = rabbitmq.declare("rmq_work"), rabbitmq.declare("rmq_work_response")
+    server = bench.open(rabbitmq.url, rabbitmq.management_url)
+    rabbitmq.publish(queue, b"1")
+    rabbitmq.publish(queue, b"2")
+    bench.until(lambda: response in server.others())
+    bench.until(lambda: server.publish(response, b"before"))
+    bench.until(lambda: rabbitmq.depth(response) == 1)
+    rabbitmq.alarm(on=True)
+    try:
+        assert server.publish(response, b"during")
+        bench.serve(1)
+        bench.take(server, queue).ack()
+        bench.take(server, queue).ack()
+        server.take(queue)
+        bench.until(lambda: rabbitmq.api("GET", f"queues/%2F/{queue}").json().get("messages") == 0)
+        assert rabbitmq.depth(response) == 1
+    finally:
+        rabbitmq.alarm(on=False)
+    bench.until(lambda: rabbitmq.depth(response) == 2)
+
+
 def test_a_queue_that_vanished_with_its_broker_is_not_taken_for_a_deleted_one(bench: Bench, rabbitmq: Broker) -> None:
     lost, deleted = rabbitmq.declare(), rabbitmq.declare("rmq_kept", durable=True)
     server = bench.open(rabbitmq.url, rabbitmq.management_url)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import pika
@@ -11,20 +11,26 @@ from pika import exceptions
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from runner.queues.amqp import EXCHANGE, PREFIX
+from runner.loop import Loop
+from runner.queues.amqp import EXCHANGE, PREFIX, fault_of
+from runner.queues.link import Link
+
+log = logging.getLogger(__name__)
 
 # So many messages may wait for the broker's word.
 _WINDOW = 256
 
 
 class Publisher:
-    """One channel for all that this runner publishes.
+    """One channel for all that this runner publishes, on a connection of its own, made when it is needed first.
 
-    ``connection`` returns the connection of the moment. A message whose queue is gone by now is dropped.
+    A broker that is short of memory or disk space reads nothing more from who publishes, acknowledgements included.
+    A message whose queue is gone by now is dropped.
     """
 
-    def __init__(self, connection: Callable[[], pika.SelectConnection]) -> None:
-        self._connection = connection
+    def __init__(self, loop: Loop, parameters: pika.URLParameters) -> None:
+        self._loop, self._parameters = loop, parameters
+        self._link: Link | None = None
         self._channel: Channel | None = None
         self._ready = False
         self._serial = 0
@@ -39,23 +45,38 @@ class Publisher:
         self._send(queue, body)
         return True
 
-    def resume(self) -> None:
-        """There is a connection again: send what the lost one had not confirmed."""
-        if self.busy:
-            self._open()
-
     @property
     def busy(self) -> bool:
-        """True while the broker has not confirmed everything."""
-        return bool(self._unconfirmed)
+        """True while there is a connection, and the broker has not confirmed everything."""
+        return bool(self._unconfirmed and self._link and self._link.is_open)
+
+    @property
+    def is_closed(self) -> bool:
+        """True when there is no connection."""
+        return self._link is None or self._link.is_closed
+
+    def close(self) -> None:
+        """Begin to close the connection."""
+        if self._link:
+            self._link.close()
+
+    def _resume(self) -> None:
+        """There is a connection again: send what the lost one had not confirmed."""
+        if self._unconfirmed:
+            self._open()
 
     def _open(self) -> None:
-        if self._channel is None and self._connection().is_open:
+        if self._link is None:
+            self._link = Link(self._loop, self._parameters, opened=self._resume, failed=self._lost)
+        if self._channel is None and self._link.is_open:
             try:
-                self._channel = self._connection().channel(on_open_callback=self._opened)
+                self._channel = self._link.connection.channel(on_open_callback=self._opened)
             except exceptions.NoFreeChannels:
                 return
             self._channel.add_on_close_callback(self._closed)
+
+    def _lost(self, error: Exception) -> None:
+        log.debug("%s", fault_of(error, self._parameters))
 
     def _opened(self, channel: Channel) -> None:
         channel.confirm_delivery(ack_nack_callback=self._confirmed, callback=self._confirming)

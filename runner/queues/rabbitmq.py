@@ -1,4 +1,4 @@
-"""RabbitMQ: one connection that is a guest in the process's loop; messages are pushed, one at a time, when wanted.
+"""RabbitMQ: a connection that is a guest in the process's loop; messages are pushed, one at a time, when wanted.
 
 Each message comes, stays held and is settled on a channel of its own. The broker closes a channel for many reasons (the
 queue vanished, the message was held for longer than its ``consumer_timeout``), and takes back all that the channel
@@ -16,7 +16,6 @@ from typing import Any
 
 import pika
 from pika import exceptions
-from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
@@ -25,15 +24,13 @@ from runner.queues.amqp import fault_of, name_of, parameters_of
 from runner.queues.base import Refreshed
 from runner.queues.confirmed import Publisher
 from runner.queues.discovery import Listed, Named
+from runner.queues.link import Link
 from runner.queues.management import Management
-from runner.retry import Patience
 
 log = logging.getLogger(__name__)
 
 # How long closing may take, in seconds.
 _CLOSING = 2.0
-# Nobody but an operator can end this runner's patience with its broker.
-_RECONNECTION = Patience(total=float("inf"))
 
 
 class RabbitDelivery:
@@ -146,12 +143,11 @@ class RabbitMQ:
         self._found: set[str] | None = None
         self._seen: set[str] = set()
         self._listeners: dict[str, _Listener] = {}
-        self._delays = _RECONNECTION.delays()
         self._warned = False
         self._closing = False
         self._refreshes = self._refresh_failures = 0
-        self._publisher = Publisher(lambda: self._connection)
-        self._connect()
+        self._publisher = Publisher(loop, self._parameters)
+        self._link = Link(loop, self._parameters, opened=self._opened, failed=self._failed)
         self._discovery = self._discover(address)
 
     def _discover(self, address: Address) -> Listed | Named:
@@ -159,7 +155,7 @@ class RabbitMQ:
         if not address.names:
             return Listed(self._loop, management, self._discovered)
         reports = tuple(f"{name}_response" for name in address.names)
-        return Named(self._loop, address.names + reports, lambda: self._connection, self._discovered)
+        return Named(self._loop, address.names + reports, lambda: self._link.connection, self._discovered)
 
     # The seam
 
@@ -173,7 +169,7 @@ class RabbitMQ:
 
     def refreshed(self) -> Collection[Refreshed]:
         """Say how often the broker's queues could be found."""
-        known = self._connection.is_open and self._found is not None
+        known = self._link.is_open and self._found is not None
         trouble = self._notices.now("connection") or self._notices.now("discovery")
         trouble = trouble or ("" if known else "its queues are not known yet")
         return [Refreshed(name_of(self._parameters), self._refreshes, self._refresh_failures, trouble)]
@@ -210,10 +206,10 @@ class RabbitMQ:
             return
         self._closing = True
         self._discovery.close()
-        self._serve_while(lambda: self._publisher.busy and self._connection.is_open)
-        if self._connection.is_open:
-            self._connection.close()
-        self._serve_while(lambda: not self._connection.is_closed)
+        self._serve_while(lambda: self._publisher.busy)
+        self._publisher.close()
+        self._link.close()
+        self._serve_while(lambda: not (self._link.is_closed and self._publisher.is_closed))
 
     def _serve_while(self, true: Callable[[], bool]) -> None:
         alarm = self._loop.call_later(_CLOSING, lambda: None)
@@ -223,23 +219,8 @@ class RabbitMQ:
 
     # The connection
 
-    def _connect(self) -> None:
-        if not self._closing:
-            self._connection = pika.SelectConnection(
-                self._parameters,
-                on_open_callback=self._opened,
-                on_open_error_callback=self._failed,
-                on_close_callback=self._failed,
-                custom_ioloop=SelectorIOServicesAdapter(self._loop),
-            )
-
-    def _opened(self, connection: pika.SelectConnection) -> None:
-        if self._closing:
-            connection.close()  # not sooner: pika 1.4 fails over an opening that is given up
-            return
+    def _opened(self) -> None:
         self._notices.over("connection")
-        self._delays = _RECONNECTION.delays()
-        self._publisher.resume()
         self._seen = set()
         log.info("connected to %s", name_of(self._parameters))
         if not self._warned:
@@ -250,17 +231,16 @@ class RabbitMQ:
             )
             self._warned = True
 
-    def _failed(self, _connection: pika.SelectConnection, error: Exception) -> None:
-        """The connection is lost, or could not be made: try again, later each time, for as long as it takes."""
+    def _failed(self, error: Exception) -> None:
+        """The connection is lost, or could not be made."""
         self._listeners.clear()
         if not self._closing:
             self._notices.trouble("connection", f"{fault_of(error, self._parameters)}; trying again until it works")
-            self._loop.call_later(next(self._delays), self._connect)
 
     def _listen(self, queue: str) -> None:
-        if self._connection.is_open:
+        if self._link.is_open:
             try:
-                self._listeners[queue] = _Listener(self._connection, queue, self._ended)
+                self._listeners[queue] = _Listener(self._link.connection, queue, self._ended)
             except exceptions.NoFreeChannels:
                 where = name_of(self._parameters)
                 self._notices.trouble(
@@ -289,7 +269,7 @@ class RabbitMQ:
         self._found = found
         self._refreshes += 1
         self._notices.over("discovery")
-        if self._connection.is_open:
+        if self._link.is_open:
             self._seen |= found
         self._keep({queue for queue in found if self._wanted(queue)})
 

@@ -109,6 +109,13 @@ class Broker:
         assert self._node is not None
         self._node.send_signal(signal.SIGCONT)
 
+    def alarm(self, *, on: bool) -> None:
+        """Have the node believe that it is short of memory, or not any more."""
+        watermark = "0.00001" if on else "0.6"
+        control = [str(SCRIPT.parent / "rabbitmqctl"), "set_vm_memory_high_watermark", watermark]
+        done = subprocess.run(control, env=self._environment(), check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def restart(self) -> None:
         self.stop()
         self.start()

@@ -26,7 +26,7 @@ _MOST_KNOWN = 2000
 _MOST_UNSPENT = 2 * 1024 * 1024
 # What PAX headers may say of all later members together: tarfile copies it for each. In characters; git needs 50.
 _MOST_GLOBAL = 64 * 1024
-# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
+# How often the end may be read: tarfile may look for what follows a header also where there is nothing more.
 _MOST_ENDS = 100
 # PATH_MAX and NAME_MAX of Linux, in bytes.
 _LONGEST_PATH = 4096
@@ -46,7 +46,7 @@ def unpack(stream: Reader, directory: Path, budget: Budget) -> None:
     """
     plain = _Metered(_decompressed(stream), budget)
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|", tarinfo=_Member, bufsize=CHUNK) as tar:
+        with tarfile.TarFile(fileobj=cast("IO[bytes]", _Forwards(plain)), tarinfo=_Member) as tar:
             _unpack_members(tar, directory, plain)
         for rest in (plain, stream):
             while rest.read(CHUNK):
@@ -102,6 +102,49 @@ class _Metered:
     def spend(self, size: int) -> None:
         self._unspent = 0
         self._budget.spend(size)
+
+
+class _Forwards:
+    """A stream as tarfile wants it, with a position. tarfile's own copies all that it has read ahead at every read."""
+
+    def __init__(self, stream: Reader) -> None:
+        self._stream = stream
+        self._ahead, self._start = b"", 0
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise tarfile.StreamError("it would have to be read backwards")
+        while self._position < position:
+            if not self.piece(min(position - self._position, CHUNK)):
+                raise EOFError("it ends in the middle")
+
+    def read(self, size: int) -> bytes:
+        """Return ``size`` bytes, fewer only at the end."""
+        pieces: list[bytes] = []
+        missing = size
+        while missing > 0:
+            if self._start == len(self._ahead):
+                self._ahead, self._start = self._stream.read(CHUNK), 0
+            if not self._ahead:
+                break
+            pieces.append(self._ahead[self._start : self._start + missing])
+            self._start += len(pieces[-1])
+            missing -= len(pieces[-1])
+        data = b"".join(pieces)
+        self._position += len(data)
+        return data
+
+    def piece(self, size: int) -> bytes:
+        """Return what comes next, ``size`` bytes at most, without a copy if it can be."""
+        if left := len(self._ahead) - self._start:
+            return self.read(min(size, left))
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
 
 
 class _Member(tarfile.TarInfo):
@@ -228,7 +271,7 @@ def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str]
     path = tree.place(parts, member)
     if member.size > _LARGEST:
         raise _refused(member, "is larger than any disk")
-    source = cast("IO[bytes]", tar.fileobj)
+    source = cast("_Forwards", tar.fileobj)
     source.seek(member.offset_data)
     with os.fdopen(_created(path, member), "wb", buffering=0) as file:
         sparse: list[tuple[int, int]] | None = getattr(member, "sparse", None)
@@ -264,9 +307,9 @@ def _pieces(listed: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: _Metered) -> None:
+def _copy(source: _Forwards, file: IO[bytes], length: int, budget: _Metered) -> None:
     while length > 0:
-        data = source.read(min(length, CHUNK))
+        data = source.piece(min(length, CHUNK))
         if not data:
             raise tarfile.ReadError("it ends in the middle of a file")
         budget.spend(len(data))

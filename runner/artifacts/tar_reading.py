@@ -11,7 +11,7 @@ from runner.storage.base import CHUNK, Reader
 # Headers (long names, PAX records, maps of sparse files) have to be held in memory. tar pads an archive's end, too: to
 # 10 KiB, and to 1 MiB at most by option. In bytes, with what is read ahead.
 _MOST_UNSPENT = 2 * 1024 * 1024
-# How often the end may be read: tarfile skips what follows a header chunk by chunk, also where there is nothing more.
+# How often the end may be read: tarfile may look for what follows a header also where there is nothing more.
 _MOST_ENDS = 100
 
 DAMAGE = (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError, RecursionError)
@@ -20,7 +20,7 @@ DAMAGE = (tarfile.TarError, EOFError, ValueError, IndexError, OverflowError, Rec
 
 def opened(stream: Metered) -> tarfile.TarFile:
     """Return an archive whose members come one after the other, as the stream does; it raises one of DAMAGE."""
-    return tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member, bufsize=CHUNK)
+    return tarfile.TarFile(fileobj=cast("IO[bytes]", Forwards(stream)), tarinfo=_Member)
 
 
 # Not in typeshed. The remaining kind, EOFHeaderError, is the end that every archive has to have.
@@ -56,6 +56,51 @@ class Metered:
         """See Budget."""
         self._unspent = 0
         self._budget.spend(size)
+
+
+class Forwards:
+    """A stream as tarfile wants it, with a position. tarfile's own copies all that it has read ahead at every read."""
+
+    def __init__(self, stream: Reader) -> None:
+        self._stream = stream
+        self._ahead, self._start = b"", 0
+        self._position = 0
+
+    def tell(self) -> int:
+        """Return how many bytes have been read or passed over."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Pass over what lies before a position. Raises StreamError for one that was passed already, and EOFError."""
+        if position < self._position:
+            raise tarfile.StreamError("it would have to be read backwards")
+        while self._position < position:
+            if not self.piece(min(position - self._position, CHUNK)):
+                raise EOFError("it ends in the middle")
+
+    def read(self, size: int) -> bytes:
+        """Return ``size`` bytes, fewer only at the end."""
+        pieces: list[bytes] = []
+        missing = size
+        while missing > 0:
+            if self._start == len(self._ahead):
+                self._ahead, self._start = self._stream.read(CHUNK), 0
+            if not self._ahead:
+                break
+            pieces.append(self._ahead[self._start : self._start + missing])
+            self._start += len(pieces[-1])
+            missing -= len(pieces[-1])
+        data = b"".join(pieces)
+        self._position += len(data)
+        return data
+
+    def piece(self, size: int) -> bytes:
+        """Return what comes next, ``size`` bytes at most, without a copy if it can be."""
+        if left := len(self._ahead) - self._start:
+            return self.read(min(size, left))
+        data = self._stream.read(size)
+        self._position += len(data)
+        return data
 
 
 class _Member(tarfile.TarInfo):

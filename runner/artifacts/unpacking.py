@@ -12,7 +12,7 @@ from typing import IO, cast
 from runner.artifacts import decompression, tar_reading
 from runner.artifacts.budget import Budget
 from runner.artifacts.decompression import decompressed
-from runner.artifacts.tar_reading import Metered
+from runner.artifacts.tar_reading import Forwards, Metered
 from runner.artifacts.walking import stays_inside
 from runner.errors import ExperimentError, MachineError, is_machines_own
 from runner.storage.base import CHUNK, Reader
@@ -166,7 +166,7 @@ def _unpack_file(tar: tarfile.TarFile, member: tarfile.TarInfo, parts: list[str]
     path = tree.place(parts, member)
     if member.size > _LARGEST:
         raise _refused(member, "is larger than any disk")
-    source = cast("IO[bytes]", tar.fileobj)
+    source = cast("Forwards", tar.fileobj)
     source.seek(member.offset_data)
     with os.fdopen(_created(path, member), "wb", buffering=0) as file:
         sparse: list[tuple[int, int]] | None = getattr(member, "sparse", None)
@@ -202,9 +202,9 @@ def _pieces(listed: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _copy(source: IO[bytes], file: IO[bytes], length: int, budget: Metered) -> None:
+def _copy(source: Forwards, file: IO[bytes], length: int, budget: Metered) -> None:
     while length > 0:
-        data = source.read(min(length, CHUNK))
+        data = source.piece(min(length, CHUNK))
         if not data:
             raise tarfile.ReadError("it ends in the middle of a file")
         budget.spend(len(data))

@@ -61,6 +61,8 @@ _LONGEST_VARIABLE, _LARGEST_ENVIRONMENT = 128 * 1024 - 1, 1024 * 1024
 _MOST_SECRETS, _MOST_OF_SECRETS = 2000, 256 * 1024
 # So many faults are told one by one.
 _TOLD = 20
+# What the client's --verbose takes besides their names.
+_LEVELS = {"10": "debug", "20": "info", "30": "warn", "40": "error", "50": "crit"}
 # In seconds, where the message sets no limit.
 _DEFAULT_LIMIT = 96 * 3600.0
 
@@ -206,7 +208,7 @@ def _request(root: Fields, *, allow_env_secrets: bool) -> Request:
         time_added=experiment.parsed("time_added", moment_of, None) or None,
         save_frequency=config.duration("saveWorkspaceFrequency"),
         env=env,
-        verbose=config.parsed("verbose", word_of, None),
+        verbose=_verbose(config),
         record=record_of(config, key, stores),
         document=root.members,
     )
@@ -272,6 +274,14 @@ def _resources(experiment: Fields) -> Resources:
         ram=given.parsed("ram", parse_size, 0),
         hdd=given.parsed("hdd", parse_size, 0),
     )
+
+
+def _verbose(config: Fields) -> str | None:
+    """Return a level's name. Clients also take Python's numbers, and truth, for levels."""
+    given = config.members.get("verbose")
+    level = "info" if given is True or given == "True" else None if given is False else given
+    text = config.parse("verbose", level, word_of, None)
+    return _LEVELS.get(text, text) if text is not None else None
 
 
 def _env(config: Fields) -> dict[str, str]:

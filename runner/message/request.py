@@ -10,13 +10,12 @@ import json
 import math
 import posixpath
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import RequestError
-from runner.message import strict_json
+from runner.message import shell_words, strict_json
 from runner.message.fields import (
     SHOWN,
     Fields,
@@ -239,9 +238,9 @@ def _args(experiment: Fields) -> tuple[str, ...]:
         experiment.fault("args", f"have {len(line)} characters, but {_LONGEST_ARGS} is the most")
         return ()
     try:
-        return tuple(shlex.split(line))
-    except ValueError:
-        experiment.fault("args", "a quote is not closed, or nothing follows a backslash: args are words of a shell")
+        return tuple(shell_words.split(line))
+    except ValueError as error:
+        experiment.fault("args", f"{error}: args are words of a shell")
         return ()
 
 

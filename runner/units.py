@@ -38,6 +38,7 @@ def parse_duration(value: str | float) -> float:
 def _seconds(text: str) -> float | None:
     if re.fullmatch(_NUMBER, text, re.ASCII):
         return float(text)
+    text = text.lower()  # as the client does
     if not text or _DURATION.sub("", text):
         return None
     return math.fsum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))

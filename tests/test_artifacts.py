@@ -49,6 +49,13 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         yield Scene(tmp_path / "store", place)
 
 
+def test_code_has_to_be_there_and_other_mutable_artifacts_need_not_be(scene: Scene) -> None:
+    assert not list(scene.fetch("modeldir", "m.tar").iterdir())
+    for label, mutable in (("workspace", True), ("data", False)):
+        with pytest.raises(ExperimentError, match=f"artifact '{label}' is missing"):
+            scene.fetch(label, "m.tar", mutable=mutable)
+
+
 def test_what_was_fetched_is_stored_again_only_when_something_changed(scene: Scene) -> None:
     directory = scene.fetch("modeldir", "m.tar", archive({"sub/file": b"one", "other": b"two"}))
     assert scene.upload() == 0

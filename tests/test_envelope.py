@@ -95,9 +95,18 @@ def signed_payload(payload: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize("path", SEALED, ids=lambda path: path.stem)
 def test_every_message_of_the_real_client_opens(path: Path, whole: Place) -> None:
     inside = json.loads(whole.open(json.loads(path.read_text())))
-    expected = json.loads(path.with_suffix(".expect.json").read_text())["experiment"]
-    assert {name: inside["experiment"][name] for name in expected} == expected
-    assert request.from_document(inside).key == expected["key"]
+    expected = json.loads(path.with_suffix(".expect.json").read_text())
+    experiment, artifacts = expected["experiment"], expected["artifacts"]
+    assert {name: inside["experiment"][name] for name in experiment} == experiment
+    assert sorted(inside["config"]) == expected["config_keys"]
+    wanted = request.from_document(inside)
+    assert wanted.key == experiment["key"]
+    assert {label: (each.location.bucket, each.location.key) for label, each in wanted.artifacts.items()} == {
+        label: (each["bucket"], each["key"]) for label, each in artifacts.items()
+    }
+    assert {label: (each.mutable, each.unpack) for label, each in wanted.artifacts.items()} == {
+        label: (each["mutable"], each["unpack"]) for label, each in artifacts.items()
+    }
 
 
 def test_the_hints_decide_nothing(whole: Place) -> None:

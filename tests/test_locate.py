@@ -32,6 +32,7 @@ from runner.storage.base import AwsCredentials, BearerToken, Denied, Location, S
         ("file:///data/objects/k.tar", Location("file", "", "/data/objects", "k.tar")),
         ("file://localhost/data/a%20b", Location("file", "", "/data", "a b")),
         ("file:///k", Location("file", "", "/", "k")),
+        ("file://data/objects/k.tar", Location("file", "", "/data/objects", "k.tar")),
         ("http://host:8080/a/b?c=d#e", Location("http", "host:8080", "", "a/b?c=d")),
         ("HTTPS://Host/", Location("https", "host", "", "")),
     ],
@@ -43,6 +44,17 @@ def test_a_url_names_a_place(qualified: str, location: Location) -> None:
 def test_bucket_and_key_win_over_the_path() -> None:
     assert locate("s3://host/b/k", bucket="c", key="l/m") == Location("s3", "host", "c", "l/m")
     assert locate("gs://b/k", key="l") == Location("gs", "", "b", "l")
+
+
+def test_a_host_that_the_client_took_for_the_bucket_is_none() -> None:
+    """It does so where the host has no port, and no .com at its end."""
+    where = Location("s3", "minio.example.org", "b", "k/l.tar")
+    assert locate("s3://minio.example.org/b/k/l.tar", bucket="minio.example.org", key="k/l.tar") == where
+    assert locate("s3://minio.example.org/b/k/l.tar", bucket="Minio.example.org") == where
+    # There may be a bucket of that name all the same.
+    assert locate("s3://minio/minio/k", bucket="minio", key="k") == Location("s3", "minio", "minio", "k")
+    for path in ("", "k"):
+        assert locate(f"s3://minio/{path}", bucket="minio", key="k") == Location("s3", "minio", "minio", "k")
 
 
 def test_the_key_of_a_file_says_where_its_bucket_ends() -> None:
@@ -75,7 +87,7 @@ def test_the_key_of_a_file_says_where_its_bucket_ends() -> None:
         "s3://host/../k",
         "s3://host/b/\udc80",
         "gs://b",
-        "file://host/data",
+        "file://host",
         "file:///",
         "file:///data/",
         "file:///data/%00",

@@ -33,7 +33,12 @@ def test_names_tell_what_is_secret() -> None:
         "AUTHOR": "me",
         "PWD": "/work/dir",
     }
-    config = {"env": env, "database": {"credentials": {"plain": {"user": "u", "password": 20261127}}}}
+    aws = {"region": "eu-west-1", "region_name": "eu-west-2", "profile": "one", "profile_name": "two"}
+    config = {
+        "env": env,
+        "database": {"credentials": {"plain": {"user": "u", "password": 20261127}}},
+        "storage": {"credentials": {"aws": aws}},
+    }
     assert secrets_of({"config": config}) == {"hunter-2", "ey.1", "Key=x", "20261127"}
 
 

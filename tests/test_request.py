@@ -326,6 +326,23 @@ def test_unusual_labels_are_labels() -> None:
 # The environment and requirements
 
 
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ("debug", "debug"),
+        ("10", "debug"),
+        (50, "crit"),
+        (True, "info"),
+        ("True", "info"),
+        (False, None),
+        ("", None),
+        ("loud", "loud"),
+    ],
+)
+def test_whatever_the_client_takes_for_a_level_is_one(given: object, level: str | None) -> None:
+    assert parsed(changed("config.verbose", given)).verbose == level
+
+
 def test_numbers_and_truth_become_text_in_the_environment() -> None:
     env = {"A": 1, "B": 1.5, "C": True, "D": False, "E": None, "F": "", "odd name": "x"}
     assert parsed(changed("config.env", env)).env == {
@@ -348,6 +365,7 @@ GOOD_REQUIREMENTS = [
     "studioml @ file:///home/me/studioml-0.0.49-py3-none-any.whl",
     "name[extra,other]>=1,<2 ; python_version < '3.12'",
     "-e git+https://github.com/a/b.git@0123abc#egg=b",
+    "-e git+ssh://git@github.com/a/b.git@0123abc#egg=b",
     "--editable git+https://github.com/a/b.git#egg=b&subdirectory=c-d",
     "--editable=git+https://github.com/a/b.git#egg=b",
     "six # a - comment",
@@ -383,7 +401,8 @@ def test_requirements_are_installable(line: str, path: str) -> None:
         "-e /home/me/project",
         "-e git+https://github.com/a/b.git",
         "-e git+https://github.com/a/b.git#egg=b --index-url=http://evil",
-        "-e git+ssh://git@github.com/a/b.git#egg=b",
+        "-e git+file:///srv/evil#egg=b",
+        "-e git+ssh://-oProxyCommand=evil/b.git#egg=b",
         "six --global-option=x",
         "six --hash=sha256:00",
         "six -i http://evil",
@@ -468,8 +487,14 @@ WITHOUT = changed("config.storage.credentials", None)
             {"aws": {"access_key": "a", "secret_access_key": "b", "session_token": "c", "region": "eu-west-1"}},
             AwsCredentials("a", "b", "c", "eu-west-1"),
         ),
+        (
+            {"aws": {"access_key": "a", "secret_access_key": "b", "region_name": "eu-west-1"}},
+            AwsCredentials("a", "b", region="eu-west-1"),
+        ),
         (None, KEYS),
         ({}, KEYS),
+        ("none", KEYS),
+        ({"null": {"access_key": None, "secret_access_key": None}}, KEYS),
     ],
 )
 def test_s3_credentials(given: Any, credentials: AwsCredentials) -> None:
@@ -591,7 +616,7 @@ def test_the_clients_record() -> None:
 
     local = record(type="local", endpoint="/data", bucket="db")
     assert local == request.Record(Location("file", "", "/data/db", "experiments/a"), None)
-    amazon = record(type="s3", bucket="db")
+    amazon = record(type="S3", bucket="db")
     assert amazon
     assert str(amazon.location) == "s3://s3.amazonaws.com/db/experiments/a"
     assert amazon.credentials == KEYS

@@ -13,7 +13,7 @@ import pytest
 
 from runner.errors import MachineError, Unavailable
 from runner.retry import Patience
-from runner.storage import s3_wire
+from runner.storage import connect, s3_wire
 from runner.storage.base import Anew, AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.s3 import S3Store
 from runner.storage.s3_upload import PART, PARTS_OF_A_SIZE, part_size
@@ -488,6 +488,11 @@ def test_tls_is_verified_with_the_operators_authorities_and_certificate(
             get(S3Store(location, s3.credentials, trusting), "key")
         known = replace(trusting, s3_cert=certificate[0], s3_key=certificate[1])
         assert get(S3Store(location, s3.credentials, known), "key") == b"x"
+        # Options that are for TLS alone mean TLS, also where the message does not say so.
+        unsaid = replace(location, tls=False)
+        assert get(connect(unsaid, s3.credentials, known), "key") == b"x"
+        with pytest.raises(MachineError, match=f"certificate of https://{proxy.host} is not trusted"):
+            get(connect(unsaid, s3.credentials, replace(known, s3_ca="")), "key")
 
 
 def test_a_certificate_file_that_is_not_there_is_the_operators_matter() -> None:

@@ -172,6 +172,12 @@ def test_a_directory_that_is_of_no_use_is_told_and_does_not_use_the_environments
         sqs_account.Account(source, Options(certs=str(tmp_path)))
 
 
+def test_the_default_profile_may_be_called_one_as_the_others_are(tmp_path: Path) -> None:
+    credentials(tmp_path, credentials=CREDENTIALS, config=CONFIG.replace("[default]", "[profile default]"))
+    (source,) = sqs_account.sources(Options(certs=str(tmp_path)))
+    assert sqs_account.Account(source, Options(certs=str(tmp_path))).name == str(tmp_path / "team")
+
+
 def test_hidden_files_of_mounted_secrets_are_not_read_twice(tmp_path: Path) -> None:
     directory = credentials(tmp_path)
     (directory / "..data").mkdir()

@@ -10,13 +10,12 @@ import json
 import math
 import posixpath
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import RequestError
-from runner.message import strict_json
+from runner.message import shell_words, strict_json
 from runner.message.fields import (
     SHOWN,
     Fields,
@@ -63,6 +62,8 @@ _LONGEST_VARIABLE, _LARGEST_ENVIRONMENT = 128 * 1024 - 1, 1024 * 1024
 _MOST_SECRETS, _MOST_OF_SECRETS = 2000, 256 * 1024
 # So many faults are told one by one.
 _TOLD = 20
+# What the client's --verbose takes besides their names.
+_LEVELS = {"10": "debug", "20": "info", "30": "warn", "40": "error", "50": "crit"}
 # In seconds, where the message sets no limit.
 _DEFAULT_LIMIT = 96 * 3600.0
 
@@ -208,7 +209,7 @@ def _request(root: Fields, *, allow_env_secrets: bool) -> Request:
         time_added=experiment.parsed("time_added", moment_of, None) or None,
         save_frequency=config.duration("saveWorkspaceFrequency"),
         env=env,
-        verbose=config.parsed("verbose", word_of, None),
+        verbose=_verbose(config),
         record=record_of(config, key, stores),
         document=root.members,
     )
@@ -239,9 +240,9 @@ def _args(experiment: Fields) -> tuple[str, ...]:
         experiment.fault("args", f"have {len(line)} characters, but {_LONGEST_ARGS} is the most")
         return ()
     try:
-        return tuple(shlex.split(line))
-    except ValueError:
-        experiment.fault("args", "a quote is not closed, or nothing follows a backslash: args are words of a shell")
+        return tuple(shell_words.split(line))
+    except ValueError as error:
+        experiment.fault("args", f"{error}: args are words of a shell")
         return ()
 
 
@@ -276,6 +277,14 @@ def _resources(experiment: Fields) -> Resources:
         ram=given.parsed("ram", parse_size, 0),
         hdd=given.parsed("hdd", parse_size, 0),
     )
+
+
+def _verbose(config: Fields) -> str | None:
+    """Return a level's name. Clients also take Python's numbers, and truth, for levels."""
+    given = config.members.get("verbose")
+    level = "info" if given is True or given == "True" else None if given is False else given
+    text = config.parse("verbose", level, word_of, None)
+    return _LEVELS.get(text, text) if text is not None else None
 
 
 def _env(config: Fields) -> dict[str, str]:

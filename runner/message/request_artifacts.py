@@ -51,6 +51,8 @@ class Record:
 
 
 def _credentials(given: Fields) -> Credentials | None:
+    if given.members.get("credentials") == "none":  # as the client's own reader has it
+        return None
     found = given.child("credentials")
     kinds = [kind for kind in _CREDENTIALS if found.has(kind)]
     if len(kinds) > 1:
@@ -62,7 +64,8 @@ def _credentials(given: Fields) -> Credentials | None:
 
 def _aws(given: Fields) -> AwsCredentials:
     secret = "secret_access_key" if given.has("secret_access_key") else "secret_key"
-    keys = [given.parsed(name, secret_of, "") for name in ("access_key", secret, "session_token", "region")]
+    region = "region" if given.has("region") else "region_name"
+    keys = [given.parsed(name, secret_of, "") for name in ("access_key", secret, "session_token", region)]
     if not given.has("access_key") or not given.has(secret) or bool(keys[0]) != bool(keys[1]):
         given.fault("access_key", "it and secret_access_key must both be given; two empty ones mean anonymous access")
     return AwsCredentials(*keys)
@@ -203,6 +206,7 @@ def record_of(config: Fields, key: str, stores: StoresOfRequest) -> Record | Non
     """Read where ``config.database`` says that the record is; None when that is nowhere that we know."""
     database = config.child("database")
     kind, bucket, endpoint = (database.text(name) for name in ("type", "bucket", "endpoint"))
+    kind = kind.lower()
     if not bucket or not _is_path(key) or kind not in ("s3", "local"):
         return None
     if kind == "local":

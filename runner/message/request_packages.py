@@ -12,7 +12,7 @@ _LONGEST = 2000
 # A pip freeze has some hundreds.
 _MOST = 10_000
 
-_EDITABLE = re.compile(r"(-e|--editable)[ =] *git\+https://[^ #]+#egg=[^ ]+")
+_EDITABLE = re.compile(r"(-e|--editable)[ =] *(?P<url>git\+[a-z]+://[^ #]+#egg=[^ ]+)")
 _NAMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]* *(\[[^\]]*\])? *@ *(?P<url>.*)")
 # What pip freeze writes of packages that were installed from files: no file is read then (sandbox/requirements.py).
 _FROZEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]* *(\[[^\]]*\])? *@ *file:[^ ]*( *;.*)?")
@@ -56,8 +56,8 @@ def _not_installable(line: str) -> str:
         return "must be a single line without control characters"
     if "${" in line:
         return "must not use variables of the environment"
-    if _EDITABLE.fullmatch(line):
-        return _not_fetched(line[line.index("git+https://") :])
+    if editable := _EDITABLE.fullmatch(line):
+        return _not_fetched(editable["url"])
     line = line.partition(" #")[0].strip()
     if line.startswith("-") or " -" in line:
         return "must be a requirement without options of pip; editable ones must be -e git+https://...#egg=..."

@@ -216,7 +216,8 @@ def _profile(file: Path) -> dict[str, str]:
     parser = configparser.RawConfigParser(strict=False)
     try:
         parser.read_string(file.read_text())
-        return dict(parser["default"])
+        # AWS's own tools understand both in a config file, and prefer the longer one.
+        return dict(parser["profile default" if parser.has_section("profile default") else "default"])
     except (OSError, ValueError, KeyError, configparser.Error):
         return {}
 

@@ -18,7 +18,7 @@ _SECRET_VARIABLE = re.compile(f"{_SECRET.pattern}|key|auth|pass|sig|_pwd", re.IG
 # What is shorter is hardly a secret where a name like AUTHOR only may say so.
 _SHORTEST_MAYBE = 8
 # What stands among credentials and may be known.
-_NO_SECRET = ("region", "profile", "type", "user")
+_NO_SECRET = ("region", "region_name", "profile", "profile_name", "type", "user")
 
 _USERINFO = re.compile(r"(?<=//)[^/\s]*@")
 _PARAMETER = re.compile(r"([?&])([^=&?#\s]*)=[^&?#\s]*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from runner.errors import MachineError
 from runner.storage.base import AwsCredentials, BearerToken, Credentials, Denied, Location, Store, StoreOptions
@@ -43,7 +44,9 @@ def _s3(
             f"{location} needs AWS credentials and the message has {found}: "
             "give a key pair, or two empty strings for anonymous access"
         )
-    return S3Store(location, credentials, options, sleep=sleep)
+    # Who names authorities, or a certificate of this machine's own, means TLS with all endpoints.
+    tls = location.tls or bool(options.s3_ca or options.s3_cert)
+    return S3Store(replace(location, tls=tls), credentials, options, sleep=sleep)
 
 
 def _http(

@@ -134,6 +134,8 @@ def _utf8(text: str) -> bool:
 
 def _locate_s3(scheme: str, rest: str, bucket: str, key: str) -> Location:
     host, _, path = rest.partition("/")
+    if bucket.lower() == host.lower() and path not in ("", key):
+        bucket = ""  # StudioML's client takes a host for the bucket where it has no port, and no .com at its end
     bucket, key = _bucket_and_key(scheme, path, bucket, key)
     aws = _AWS_HOST.fullmatch(host)
     region = (aws["region"] or "us-east-1").lower() if aws else ""
@@ -145,10 +147,10 @@ def _locate_gs(scheme: str, rest: str, bucket: str, key: str) -> Location:
 
 
 def _locate_file(scheme: str, rest: str, _bucket: str, key: str) -> Location:
-    host, slash, path = rest.partition("/")
+    host, _, path = rest.partition("/")
     if host not in ("", "localhost"):
-        raise ValueError("a file:// URL can only name a file of this machine: file:///PATH")
-    path = unquote(slash + path)
+        path = f"{host}/{path}"  # StudioML's client forgets the third slash: file://home/me/store/KEY names no host
+    path = unquote(f"/{path}")
     directory = path.removesuffix(f"/{key}") if key else path
     if directory == path:
         directory, _, key = path.rpartition("/")

@@ -69,7 +69,7 @@ def in_s3(s3: S3Server) -> Stores:
 
 def by_tls(s3: S3Server) -> Stores:
     bucket = s3.bucket()
-    location = Location("s3", s3.tls_host, bucket, "", tls=True, region=s3.region)
+    location = Location("s3", s3.tls_host, bucket, "", region=s3.region)
     return connect(location, s3.credentials, StoreOptions(s3_ca=s3.ca)), lambda: s3.uploads(bucket)
 
 

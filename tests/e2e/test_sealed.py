@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.crypto.sealing import read_public_key
+from runner.crypto.sealing import open_sealed, read_private_key, read_public_key
 from runner.crypto.signing import read_signer
 from runner.message import envelope
 from tests.e2e.harness import Runner, Workplace, until
@@ -83,8 +84,11 @@ def sealed(place: Workplace, key: str, time_added: float | None = None) -> dict[
 
 
 def test_only_what_the_owner_of_the_queues_key_has_signed_is_run(place: Workplace) -> None:
-    certs, graves = place.root / "certs", dead(place)
+    certs, graves, told = place.root / "certs", dead(place), place.queues / "local_test_response"
     client_keys(certs)
+    told.mkdir()
+    (certs / "queues" / "response-encrypt").mkdir()
+    shutil.copy(KEYS / "studioml_request.pub.pem", certs / "queues" / "response-encrypt" / "local_te")
     message = sealed(place, "forged", time.time())["message"]
     runner = start(place, certs)
     place.publish(place.message("print()", key="clear"), "1 clear")
@@ -99,6 +103,10 @@ def test_only_what_the_owner_of_the_queues_key_has_signed_is_run(place: Workplac
     assert sorted(path.name for path in graves.iterdir()) == ["1 clear", "2 signature", "3 fingerprint", "4 payload"]
     assert not (place.store / "experiments" / "forged").exists()
     assert not (place.store / "experiments" / "clear").exists()
+    key = read_private_key((KEYS / "studioml_request.pem").read_bytes(), b"PassPhrase")
+    reports = [json.loads(open_sealed(path.read_bytes(), key)) for path in told.iterdir()]
+    assert {report.get("experimentId") for report in reports} == {None, "good"}, "forgers are told nothing"
+    assert {report["logging"]["message"] for report in reports if "experimentId" not in report} == {"scanning queue"}
 
 
 def test_a_signers_key_may_come_and_go_while_the_runner_works(place: Workplace) -> None:

@@ -72,7 +72,7 @@ def _named(subject: Subject) -> Iterator[Finding]:
     if location.scheme == "s3":
         credentials = _aws(environ)
         region = location.region or credentials.region or "us-west-1"
-        location = replace(location, tls=location.tls or bool(subject.settings.s3_ca), region=region)
+        location = replace(location, region=region)
     options = _options(subject.settings)
     if location.scheme == "file" and not options.file_roots:
         options = replace(options, file_roots=(location.bucket,))

@@ -142,6 +142,14 @@ def test_the_metadata_tells_how_many_lines_did_not_apply_and_has_no_text_where_n
     assert path.name.startswith(f"scrape-host-{told['host']}-")
 
 
+def test_a_module_runs_with_the_rest_of_the_words(home: Path, tmp_path: Path) -> None:
+    script = "import sys; print(__name__, sys.argv[1:])"
+    labels = {"project": "p", "author": "me", "project_version": "1.2", "project_experiment": "third"}
+    assert attempt(home, tmp_path, script, filename="-m", args=["main", "-x", "'a b'"], **labels).verdict == "ok"
+    assert "__main__ ['-x', 'a b']\n" in output(tmp_path)
+    assert metadata(tmp_path)["experiment"] == {"key": "k", **labels}
+
+
 def test_a_crash_leaves_a_traceback(home: Path, tmp_path: Path) -> None:
     finished = attempt(home, tmp_path, "import ctypes\ndef guilty():\n    ctypes.string_at(0)\nguilty()")
     assert (finished.verdict, finished.exit_status) == ("script", -11)

@@ -14,6 +14,8 @@ from runner.cli import main
 from runner.errors import ConfigError
 from runner.options.reading import HelpWanted, flag_of, read, variable_of
 from runner.options.settings import Settings
+from runner.order import Options
+from runner.supervisor.orders import options_of
 
 # Protocol section 9, word for word.
 PROTOCOL = [
@@ -95,6 +97,23 @@ def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
             settings(**{variable_of(field): text}),
         )
         assert getattr(by_flag, field.name) == getattr(by_variable, field.name) != field.default or text == "true"
+
+
+def test_an_attempt_is_told_what_the_options_say(tmp_path: Path) -> None:
+    words = ["--debug", "--schema-logs=false", "--allow-env-secrets", "--allow-link-local", "--echo-output"]
+    words += ["--nice", "7", "--store-patience", "9s", "--index-patience", "8s", "--env-allow", "A,B"]
+    words += ["--file-root", str(tmp_path), "--s3-ca", __file__, "--s3-cert", __file__, "--s3-key", __file__]
+    words += ["--max-processes", "77", "--max-file-size", "6gb", "--max-output", "5mb", "--hang-timeout", "1h"]
+    words += ["--environments-age", "4d", "--environments-size", "3gb", "--uv", "never", "--enforce-ram=false"]
+    words += ["--google-metadata=false", "--google-endpoint", "http://g:1", "--google-credentials", __file__]
+    words += ["--cache-dir", str(tmp_path), "--cache-size", "2gb", "--working-dir", str(tmp_path)]
+    given = settings(*words, "--singularity", sys.executable)
+    told = options_of(given, cache_size=given.cache_size)
+    others = {"file_roots": given.file_root, "link_local": given.allow_link_local, "echo": given.echo_output}
+    for field in dataclasses.fields(Options):
+        wanted = str(given.home) if field.name == "home" else others.get(field.name, getattr(given, field.name, None))
+        assert getattr(told, field.name) == wanted, field.name
+        assert getattr(told, field.name) != field.default or field.name in ("run_as", "google_metadata"), field.name
 
 
 def test_the_flag_wins_over_the_variable() -> None:

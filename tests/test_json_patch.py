@@ -116,6 +116,8 @@ DOCUMENT = {"a": {"b": [1, {"c": 2}]}, "": 3, "m~n": 8, "d": [[]]}
         ({"op": "add", "path": "", "value": 5}, 5),
         ({"op": "replace", "path": "", "value": [1]}, [1]),
         ({"op": "move", "from": "/a", "path": "/a"}, DOCUMENT),
+        ({"op": "move", "from": "/a/b/0", "path": "/a/b/0"}, DOCUMENT),
+        ({"op": "move", "from": "", "path": ""}, DOCUMENT),
         ({"op": "replace", "path": "/a/b/1/c", "value": None}, {**DOCUMENT, "a": {"b": [1, {"c": None}]}}),
         ({"op": "add", "path": "/a/b/2", "value": 3}, {**DOCUMENT, "a": {"b": [1, {"c": 2}, 3]}}),
         ({"op": "remove", "path": "/"}, {name: DOCUMENT[name] for name in ("a", "m~n", "d")}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_the_machine_is_taken_stock_of_within_the_operators_limits(tmp_path: Pat
     stock = inventory.take_stock(tmp_path)
     assert 1 <= stock.cpus <= len(os.sched_getaffinity(0))
     assert 0 < stock.ram <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert stock.hdd > 0
+    assert stock.hdd == pytest.approx(0.85 * shutil.disk_usage(tmp_path).free, rel=0.1)
 
 
 def fake_python(path: Path, version: str) -> Path:

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runner.attempt.record import Record
+from runner.attempt.record import Bookkeeping, Record
+from runner.loop import Loop
 from runner.message.request_artifacts import Record as Where
 from runner.retry import Patience
 from runner.storage.base import StoreOptions, locate
 from runner.storage.stores import Stores
+from tests.loops import served
+
+
+def record_of(root: Path) -> tuple[Where, Stores]:
+    stores = Stores(StoreOptions(file_roots=(str(root),), patience=Patience(0)), sleep=time.sleep)
+    return Where(locate(f"file://{root}/record"), None), stores
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 200_000])
 def test_what_is_no_record_is_none_and_is_left_alone(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "record").write_bytes(data)
-    stores = Stores(StoreOptions(file_roots=(str(tmp_path),), patience=Patience(0)), sleep=time.sleep)
-    record = Record(Where(locate(f"file://{tmp_path}/record"), None), stores)
+    record = Record(*record_of(tmp_path))
     assert record.status() == ""
     assert record.update("running") == ""
     assert (tmp_path / "record").read_bytes() == data
+
+
+def test_an_experiment_that_was_stopped_while_it_waited_is_known_to_be_before_it_runs(tmp_path: Path) -> None:
+    record = {"key": "demo", "status": "stopped"}
+    (tmp_path / "record").write_text(json.dumps(record))
+    stopped: list[bool] = []
+    with closing(Loop()) as loop:
+        book = Bookkeeping(*record_of(tmp_path), loop, stopped=lambda: stopped.append(True))
+        book.begin()
+        assert served(loop, lambda: stopped)
+        book.end()
+    assert json.loads((tmp_path / "record").read_text()) == record
+
+
+def test_a_record_keeps_what_its_client_wrote_and_gets_what_happened(tmp_path: Path) -> None:
+    theirs = {"key": "demo", "status": "waiting", "metric": None, "artifacts": {"output": {"key": "k"}}}
+    (tmp_path / "record").write_text(json.dumps(theirs))
+    record = Record(*record_of(tmp_path))
+    for status, time_of in (
+        ("running", "time_started"),
+        ("running", "time_last_checkpoint"),
+        ("finished", "time_finished"),
+    ):
+        record.update(status, **{time_of: 1795444899.5})
+    times = dict.fromkeys(("time_started", "time_last_checkpoint", "time_finished"), 1795444899.5)
+    assert json.loads((tmp_path / "record").read_text()) == {**theirs, "status": "finished", **times}

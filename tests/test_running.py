@@ -135,6 +135,37 @@ def test_a_label_as_long_as_a_name_can_be_is_one(home: Path, tmp_path: Path) -> 
     assert carried_out(wanted).outcome == "completed"
 
 
+STRAY = """
+import json
+print("text")
+print(json.dumps([{"op": "remove", "path": "/nothing"}]))
+print(json.dumps({"loss": 0.5, "studioml": {"host": "elsewhere"}}))
+print(json.dumps({"loss": 0.25}))
+"""
+
+
+def test_the_metadata_tells_how_many_lines_did_not_apply_and_has_no_text_where_none_is_wanted(
+    home: Path, tmp_path: Path
+) -> None:
+    assert attempt(home, tmp_path, STRAY, options={"schema_logs": False}).outcome == "completed"
+    (path,) = (tmp_path / "store" / "metadata").glob("scrape-host-*")
+    document = json.loads(path.read_text())
+    assert document["loss"] == 0.25
+    told = document["studioml"]
+    assert told["skipped"] == 2
+    assert "dropped" not in told
+    assert told["log"] == [{"ts": "0", "msg": "Init"}, {"ts": "1", "msg": ""}]
+    assert path.name.startswith(f"scrape-host-{told['host']}-")
+
+
+def test_a_module_runs_with_the_rest_of_the_words(home: Path, tmp_path: Path) -> None:
+    script = "import sys; print(__name__, sys.argv[1:])"
+    labels = {"project": "p", "author": "me", "project_version": "1.2", "project_experiment": "third"}
+    assert attempt(home, tmp_path, script, filename="-m", args=["main", "-x", "'a b'"], **labels).verdict == "ok"
+    assert "__main__ ['-x', 'a b']\n" in output(tmp_path)
+    assert metadata(tmp_path)["experiment"] == {"key": "k", **labels}
+
+
 def test_a_crash_leaves_a_traceback(home: Path, tmp_path: Path) -> None:
     finished = attempt(home, tmp_path, "import ctypes\ndef guilty():\n    ctypes.string_at(0)\nguilty()")
     assert (finished.verdict, finished.exit_status) == ("script", -11)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from runner.place import Place
 from runner.sandbox import environment
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable
-from runner.sandbox.venv import installed
+from runner.sandbox.venv import installed, recipe_of
 
 
 def test_requirements_of_a_clients_machine_become_installable() -> None:
@@ -83,6 +84,8 @@ def job(
     cpus: int = 1,
     allow: tuple[str, ...] = (),
     gpus: tuple[str, ...] = (),
+    pythonenv: list[str] | None = None,
+    pip: list[str] | None = None,
 ) -> Job:
     workspace = {"qualified": "s3://h:1/b/k.tar", "credentials": {"aws": {"access_key": "", "secret_access_key": ""}}}
     document = {
@@ -91,9 +94,10 @@ def job(
             "filename": "x.py",
             "pythonver": "3",
             "artifacts": {"workspace": workspace},
+            "pythonenv": pythonenv or [],
             "resources_needed": {"cpus": cpus},
         },
-        "config": {"env": env or {}},
+        "config": {"env": env or {}, "pip": pip or []},
     }
     options = Options(home=str(tmp_path), env_allow=allow)
     order = Order(document, "q", 0, None, 3, "/usr/bin/python3", "3.11.2", False, options, gpus)
@@ -115,7 +119,8 @@ def test_an_experiment_sees_harmless_variables_and_its_own_and_nothing_else(tmp_
 
 def test_threads_are_told_for_more_than_one_core(tmp_path: Path) -> None:
     seen = environment.for_experiment(job(tmp_path, cpus=4), {}, Path("/env/bin"))
-    assert seen["OMP_NUM_THREADS"] == seen["MKL_NUM_THREADS"] == seen["OPENBLAS_NUM_THREADS"] == "4"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        assert seen[name] == "4"
     assert seen["OPENMP"] == "True"
     chosen = job(tmp_path, cpus=4, env={"OMP_NUM_THREADS": "1"})
     seen = environment.for_experiment(chosen, {"OMP_NUM_THREADS": "64"}, Path("/env/bin"))
@@ -127,6 +132,30 @@ def test_an_experiment_sees_the_cards_that_it_has_got_whatever_its_message_says(
     seen = environment.for_experiment(mine, {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, Path("/"))
     assert seen["CUDA_VISIBLE_DEVICES"] == seen["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
     assert seen["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_what_the_runner_knows_its_processes_by_is_no_messages_to_say(tmp_path: Path) -> None:
+    ours = environment.for_experiment(job(tmp_path), {}, Path("/e"))
+    asked = dict.fromkeys(("STUDIOML_EXPERIMENT", "STUDIOML_HOME", "TMPDIR", "NVIDIA_VISIBLE_DEVICES"), "mine")
+    assert environment.for_experiment(job(tmp_path, env=asked), {}, Path("/e")) == ours
+
+
+def test_an_environment_is_made_of_both_lists_with_the_clients_own_package_and_tensorflow_for_gpus(
+    tmp_path: Path,
+) -> None:
+    mine = job(tmp_path, gpus=("GPU-1",), pythonenv=["studioml==0.0.49", "six==1.17.0"], pip=["tensorflow==1.15.2"])
+    packed = mine.place.workspace / "dist" / "studioml-0.0.50.tar.gz"
+    packed.parent.mkdir(parents=True)
+    packed.touch()
+    made = recipe_of(mine)
+    assert [each.requirements for each in made.lists] == [(str(packed), "six==1.17.0"), ("tensorflow_gpu==1.15.2",)]
+    assert made.paths == (packed,)
+    packed.unlink()
+    without = recipe_of(replace(mine, order=replace(mine.order, gpus=())))
+    assert [each.requirements for each in without.lists] == [
+        ("studioml==0.0.49", "six==1.17.0"),
+        ("tensorflow==1.15.2",),
+    ]
 
 
 def test_a_message_reads_only_the_runners_harmless_and_allowed_variables(tmp_path: Path) -> None:

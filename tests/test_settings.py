@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from runner.cli import main
 from runner.errors import ConfigError
 from runner.options.reading import HelpWanted, flag_of, read, variable_of
 from runner.options.settings import Settings
+from runner.order import Options
+from runner.supervisor.orders import options_of
 
 # Protocol section 9, word for word.
 PROTOCOL = [
@@ -96,12 +99,45 @@ def test_a_flag_and_its_variable_mean_the_same(tmp_path: Path) -> None:
         assert getattr(by_flag, field.name) == getattr(by_variable, field.name) != field.default or text == "true"
 
 
+def test_an_attempt_is_told_what_the_options_say(tmp_path: Path) -> None:
+    words = ["--debug", "--schema-logs=false", "--allow-env-secrets", "--allow-link-local", "--echo-output"]
+    words += ["--nice", "7", "--store-patience", "9s", "--index-patience", "8s", "--env-allow", "A,B"]
+    words += ["--file-root", str(tmp_path), "--s3-ca", __file__, "--s3-cert", __file__, "--s3-key", __file__]
+    words += ["--max-processes", "77", "--max-file-size", "6gb", "--max-output", "5mb", "--hang-timeout", "1h"]
+    words += ["--environments-age", "4d", "--environments-size", "3gb", "--uv", "never", "--enforce-ram=false"]
+    words += ["--google-metadata=false", "--google-endpoint", "http://g:1", "--google-credentials", __file__]
+    words += ["--cache-dir", str(tmp_path), "--cache-size", "2gb", "--working-dir", str(tmp_path)]
+    given = settings(*words, "--singularity", sys.executable)
+    told = options_of(given, cache_size=given.cache_size)
+    others = {"file_roots": given.file_root, "link_local": given.allow_link_local, "echo": given.echo_output}
+    for field in dataclasses.fields(Options):
+        wanted = str(given.home) if field.name == "home" else others.get(field.name, getattr(given, field.name, None))
+        assert getattr(told, field.name) == wanted, field.name
+        assert getattr(told, field.name) != field.default or field.name in ("run_as", "google_metadata"), field.name
+
+
 def test_the_flag_wins_over_the_variable() -> None:
     assert settings("--queue-match", "^a$", QUEUE_MATCH="^b$").queue_match == "^a$"
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert settings(MAX_CORES="", SLACK_HOOK="").max_cores == 0
+
+
+def test_an_empty_address_of_metrics_turns_them_off_as_flag_and_as_variable() -> None:
+    assert settings().prom_address is None
+    assert settings("--prom-address=").prom_address == settings(PROM_ADDRESS="").prom_address == ""
+
+
+def test_what_is_not_given_is_as_the_protocol_says() -> None:
+    given = settings()
+    assert (given.queue_match, given.queue_mismatch) == ("^(rmq|sqs|local)_.*$", "")
+    assert (given.sqs_timeout, given.k8s_configmap, given.schema_logs) == (15.0, "studioml-go-runner", True)
+    assert (given.max_cores, given.max_mem, given.max_disk, given.limit_tasks) == (0, 0, 0, 0)
+    assert (given.limit_idle_duration, given.limit_interval, given.cache_dir) == (0.0, 0.0, "")
+    switches = (given.debug, given.cpu_only, given.clear_text_messages, given.allow_env_secrets, given.cache_create)
+    assert not any(switches)
+    assert given.home == Path(tempfile.gettempdir()) / "studio-runner"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +165,9 @@ def test_sizes_and_durations_have_units() -> None:
 
 def test_a_flag_without_a_value_is_true_and_can_be_made_false() -> None:
     assert settings("--debug").debug
-    assert not settings("--schema-logs=false").schema_logs
+    assert settings("-debug=T", DEBUG="0").debug
+    for value in ("false", "f", "0", "F", "FALSE"):
+        assert not settings(f"--schema-logs={value}").schema_logs
 
 
 def test_a_repeated_option_collects(tmp_path: Path) -> None:
@@ -157,6 +195,18 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert "--amqp-url cannot be understood: amqp[s]://USER:PASSWORD@HOST:PORT/VHOST is needed" in told
     for name in ("--max-cores", "--queue-match", "--nonsense", "--s3-ca", "DEBUG"):
         assert any(name in fault for fault in told)
+
+
+def test_mistakes_of_options_and_of_options_together_are_told_at_once_but_no_mistake_twice() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(Settings, ["--max-cores", "many", "--s3-key", __file__, "--nonsense"], {}, usage="")
+    for name in ("--max-cores", "--nonsense", "there are no queues", "--s3-cert and --s3-key"):
+        assert any(name in fault for fault in caught.value.faults)
+    for wrong in (["--amqp-url", "x"], ["--amqp-ulr", "amqp://h"], ["--queue-root", "/no/such"], ["--queue-root"]):
+        with pytest.raises(ConfigError) as caught:
+            read(Settings, wrong, {}, usage="")
+        assert len(caught.value.faults) == 1
+    assert len(faults("--cache-size", "999mb", "--cache-dir", "/tmp")) == 1
 
 
 def test_googles_own_variables_count_where_ours_are_not_set() -> None:

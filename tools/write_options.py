@@ -37,9 +37,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 
 _HEAD = """# Options
 
-Every option is a flag and an environment variable. The flag wins; an empty variable counts as not set. `--queue-match
-RE`, `--queue-match=RE` and `-queue-match=RE` are the same. One without a value here is true or false: `--debug`,
-`--debug=false`. Of the runner's options that may be given several times the variable has all, with commas between.
+Every option is a flag and an environment variable. The flag wins; an empty variable counts as not set, but for
+`PROM_ADDRESS`. `--queue-match RE`, `--queue-match=RE` and `-queue-match=RE` are the same. One without a value here is
+true or false: `--debug`, `--debug=false`. Of the runner's options that may be given several times the variable has
+all, with commas between.
 What stands in brackets is the default.
 
 DURATION is `90s`, `1h30m`, `2d`, or a number of seconds; SIZE is `512mb`, `3GB` (powers of 1000), `2GiB` (powers of

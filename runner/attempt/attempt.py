@@ -64,6 +64,7 @@ class Attempt:
                 self._fetch(METADATA, LOG_LABEL)
                 console = stack.enter_context(self._console())
                 stack.enter_context(parts.remarks.into(console))
+                parts.book.begin()
                 self._fetch(*(label for label in self._request.artifacts if label not in (METADATA, LOG_LABEL, IMAGE)))
                 programs = self._programs(console)
                 sandbox = self._prepare(programs, console)
@@ -168,7 +169,7 @@ class Attempt:
         self._tell(events.Started(pid))
         usage.begin()
         parts.disk.watch()
-        parts.book.begin(time_started=time.time())
+        parts.book.note("running", time_started=time.time())
         self._checkpoints.begin(self._loop, parts.worker)
 
     def _checkpoint(self, labels: Collection[str]) -> None:

@@ -158,11 +158,9 @@ def _test(document: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def _moved(document: Any, origin: Sequence[str], path: Sequence[str]) -> Any:
-    if path[: len(origin)] == origin:
-        if path == origin:
-            return document
+    if path[: len(origin)] == origin and path != origin:
         raise PatchError("a value cannot be moved into itself")
-    return _remove(document, origin)
+    return _remove(document, origin) if origin else document
 
 
 _VERBS: dict[str, Callable[[Any, Sequence[str], Any], Any]] = {

@@ -54,7 +54,8 @@ class MetadataFiles:
         """
         if METADATA not in self._wanted.artifacts:
             return
-        self.add(status=status, **members)
+        counts = {"skipped": self._document.skipped, "dropped": self._document.dropped}
+        self.add(status=status, **members, **{name: count for name, count in counts.items() if count})
         try:
             self._directory.mkdir(exist_ok=True)
             self._put(f"scrape-host-{self.accession}.json", self._document.to_json())

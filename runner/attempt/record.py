@@ -89,11 +89,9 @@ class Bookkeeping:
         self._loop, self._worker, self._stopped = loop, Worker(loop), stopped
         self._over = False
 
-    def begin(self, **members: object) -> None:
-        """The experiment runs."""
-        self.note("running", **members)
-        if self._record:
-            self._loop.call_later(_POLL, self._poll)
+    def begin(self) -> None:
+        """The attempt begins: look whether the client has stopped the experiment, and again until its end."""
+        self._poll()
 
     def note(self, status: str, **members: object) -> None:
         """Bring the record up to date."""

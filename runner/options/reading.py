@@ -1,12 +1,14 @@
 """Options: the flag, the environment variable and the help of each derive from one field of a dataclass.
 
 ``--queue-match`` is the field ``queue_match`` and the variable ``QUEUE_MATCH``; the flag wins. Go-style single dashes
-(``-queue-match=x``), which the earlier runner took, are understood too. An empty variable counts as not set.
+(``-queue-match=x``), which the earlier runner took, are understood too. An empty variable counts as not set,
+but for an option whose default is None: it has "" for a value of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -96,6 +98,7 @@ def gather(
     if "--help" in given:
         raise HelpWanted(f"usage: {usage}\n\n" + "\n".join(map(_help, fields.values())))
     values: dict[str, Any] = {}
+    lost = {flag for fault in faults for flag in _flags_in(fault)}
     for flag, field in fields.items():
         name, texts = _origin(field, given.get(flag), environ)
         if texts:
@@ -103,11 +106,16 @@ def gather(
                 values[field.name] = _value(field, texts)
             except ValueError as error:
                 faults.append(f"{name} {error}")
+                lost.add(flag)
     options = kind(**values)
-    # What is missing can only be told when nothing that was given got lost.
-    if not faults and hasattr(options, "faults"):
-        faults.extend(options.faults())
+    together = options.faults() if hasattr(options, "faults") else []
+    # What was given wrongly is not missing.
+    faults.extend(fault for fault in together if lost.isdisjoint(_flags_in(fault)))
     return options, rest, faults
+
+
+def _flags_in(sentence: str) -> list[str]:
+    return re.findall(r"--[a-z0-9-]+", sentence)
 
 
 def _split(
@@ -152,7 +160,8 @@ def _origin(
     if flags:
         return flag_of(field), flags
     for name in variables_of(field):
-        if value := environ.get(name, ""):
+        value = environ.get(name)
+        if value or (value == "" and field.default is None):
             return name, [value]
     return variable_of(field), []
 

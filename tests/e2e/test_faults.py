@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.crypto.sealing import open_sealed, read_private_key
 from tests.e2e.harness import Workplace, archive, put, until
+
+KEYS = Path(__file__).resolve().parent.parent / "vectors" / "keys"
 
 
 def changed(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -192,11 +196,19 @@ time.sleep(600)
 
 def test_an_experiment_past_its_lifetime_never_runs(place: Workplace) -> None:
     message = changed(place.message("print()", time_added=1.0), "config.experimentLifetime", "1h")
+    put(place.root / "readers" / "local_", (KEYS / "studioml_request.pub.pem").read_bytes())
+    (place.queues / "local_test_response").mkdir()
     place.publish(message)
-    runner = place.start()
+    runner = place.start("--response-signatures-dir", str(place.root / "readers"))
     place.settled()
     assert "past its lifetime" in runner.log
     assert not (place.store / "experiments").exists()
+    assert runner.stop() == 0
+    private = read_private_key((KEYS / "studioml_request.pem").read_bytes(), (KEYS / "secret_phrase").read_bytes())
+    sealed = [path.read_bytes() for path in (place.queues / "local_test_response").iterdir() if path.is_file()]
+    progress = [json.loads(open_sealed(body, private)).get("progress", {}) for body in sealed]
+    (failed,) = [each for each in progress if each.get("state") == "Failed"]
+    assert "past its lifetime" in failed["error"]["msg"]
 
 
 def test_the_client_can_stop_an_experiment_through_its_record(place: Workplace) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from tests.e2e.harness import Workplace, processes, until
+from tests.e2e.harness import Workplace, processes, put, until
 
 SCRIPT = """
 import json, os, pathlib, sys
@@ -148,9 +148,15 @@ def test_what_is_stored_while_it_runs_can_be_seen_before_its_end(place: Workplac
     script += f"while not pathlib.Path('{place.root}/go').exists(): time.sleep(0.05)\nprint('late')\n"
     message = place.message(script)
     message["config"]["saveWorkspaceFrequency"] = "300ms"
+    message["config"]["database"] = {"type": "local", "endpoint": str(place.store), "bucket": "database"}
+    record = place.store / "database/experiments/demo"
+    put(record, json.dumps({**message["experiment"], "status": "waiting"}).encode())
     place.publish(message)
     place.start()
     until((place.store / "experiments/demo/output.tar").exists, "a checkpoint")
+    told = until(lambda: "time_last_checkpoint" in (read := json.loads(record.read_text())) and read, "it is recorded")
+    assert told["status"] == "running"
+    assert told["time_started"] <= told["time_last_checkpoint"] <= time.time()
     until(lambda: "early\n" in place.output(), "a checkpoint with output")
     assert "late" not in place.output()
     until(lambda: list((place.store / "metadata").glob("scrape-host-*")), "a checkpoint with metadata")

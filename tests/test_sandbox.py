@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -31,6 +32,9 @@ def test_requirements_of_a_clients_machine_become_installable() -> None:
             "studioml @ file:///home/me/studioml-0.0.49-py3-none-any.whl",
             "tool @ file:///home/me/tool",
             "thing[extra] @ file:///x/thing-1.2.tar.gz",
+            "torch @ file:///x/torch-2.1.0%2Bcu118-cp311-cp311-linux_x86_64.whl#sha256=0a1b",
+            "old @ file:///x/old-1.zip ; python_version < '3'",
+            "odd @ file:///x/odd-1%0A--pre%0A.zip",
             "-e git+https://host/repo#egg=repo",
         ]
     )
@@ -38,10 +42,13 @@ def test_requirements_of_a_clients_machine_become_installable() -> None:
         "six==1.17.0",
         "studioml==0.0.49",
         "tool",
-        "thing==1.2",
+        "thing[extra]==1.2",
+        "torch==2.1.0+cu118",
+        "old==1 ; python_version < '3'",
+        "odd",
         "-e git+https://host/repo#egg=repo",
     )
-    assert len(made.remarks) == 3
+    assert len(made.remarks) == 6
     assert "submitting machine" in made.remarks[0]
 
 
@@ -102,6 +109,18 @@ def job(
     options = Options(home=str(tmp_path), env_allow=allow)
     order = Order(document, "q", 0, None, 3, "/usr/bin/python3", "3.11.2", False, options, gpus)
     return Job(request.from_document(document), order, Place(tmp_path, "name-1"), lambda *_: 0, print, time.sleep)
+
+
+def test_of_the_clients_own_packages_the_newest_is_installed_wherever_the_workspace_is(tmp_path: Path) -> None:
+    made = job(tmp_path / "my home")
+    request = dataclasses.replace(made.request, pythonenv=("studioml==0.0.9", "six==1"))
+    (made.place.workspace / "dist").mkdir(parents=True)
+    for version in ("0.0.9", "0.0.49", "0.0.5", "9 x"):
+        (made.place.workspace / "dist" / f"studioml-{version}.tar.gz").touch()
+    recipe = recipe_of(dataclasses.replace(made, request=request))
+    newest = made.place.workspace / "dist" / "studioml-0.0.49.tar.gz"
+    assert recipe.lists[0].requirements == (str(newest), "six==1")
+    assert recipe.paths == (newest,)
 
 
 def test_an_experiment_sees_harmless_variables_and_its_own_and_nothing_else(tmp_path: Path) -> None:
@@ -182,6 +201,18 @@ def test_installed_packages_are_listed_as_pipdeptree_does() -> None:
     needed = {each["key"]: each for each in listed["pytest"]["dependencies"]}
     assert set(needed["pluggy"]) == {"key", "package_name", "installed_version", "required_version"}
     assert "<" in needed["pluggy"]["required_version"]
+
+
+def test_metadata_that_nobody_can_read_is_no_package(tmp_path: Path) -> None:
+    """pip lets wheels bring a nameless egg-info, and uv any bytes."""
+    for info, file, content in (
+        ("fig-1.dist-info", "METADATA", b"Name: fig\nVersion: 1\n"),
+        ("tests.egg-info", "SOURCES.txt", b""),
+        ("latin-1.dist-info", "METADATA", b"Name: latin\nVersion: 1\n\nSch\xf6n\n"),
+    ):
+        (tmp_path / info).mkdir()
+        (tmp_path / info / file).write_bytes(content)
+    assert [each["package"]["key"] for each in installed(str(tmp_path))] == ["fig"]
 
 
 # A process tree: a child in the same group, a grandchild in a session of its own whose parent is gone.

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import unquote
 
-_LOCAL = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(\[.*\])?\s*@\s*file:", re.ASCII)
-_FILE_VERSION = re.compile(r"/[^/]+?-(?P<version>\d[^-/]*?)(-[^/]*\.whl|\.tar\.gz|\.zip)$")
+# A hash may follow the path: "#sha256=…".
+_LOCAL = re.compile(
+    r"^(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*(\[.*\])?)\s*@\s*file:(?P<path>[^\s#]*)\S*(?P<marker>\s*;.*)?", re.ASCII
+)
+_FILE_VERSION = re.compile(r"/[^/]+?-(?P<version>\d[\w.!+]*?)(-[^/]*\.whl|\.tar\.gz|\.zip)$", re.ASCII)
 _TENSORFLOW = re.compile(r"^tensorflow\s*(===?\s*(?P<version>1\.[\w.*]+|2\.0[\w.*]*))?\s*(;.*|#.*)?$", re.I)
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
@@ -66,6 +70,7 @@ def _minor(python: str) -> tuple[int, ...]:
 
 def _from_index(line: str) -> str:
     """``studioml @ file:///x/studioml-0.0.49-py3-none-any.whl`` → ``studioml==0.0.49``; without a version, the name."""
-    match, version = _LOCAL.match(line), _FILE_VERSION.search(line)
+    match = _LOCAL.match(line)
     assert match is not None  # noqa: S101 -- the caller has looked
-    return match["name"] + (f"=={version['version']}" if version else "")
+    version = _FILE_VERSION.search(unquote(match["path"]))
+    return match["package"] + (f"=={version['version']}" if version else "") + (match["marker"] or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,13 @@ class VirtualEnvironment:
 def recipe_of(job: Job) -> Recipe:
     """Say what a job's environment is made of (protocol section 5)."""
     workspace = job.place.workspace
-    packed = sorted((workspace / "dist").glob("studioml-*.tar.gz"))
-    # It becomes a line for pip, and whoever packed the workspace could name a file like more than one line.
-    studioml = next((path for path in packed if re.fullmatch(r"[A-Za-z0-9._+!-]+", path.name)), "")
+    studioml = _newest(path.name for path in (workspace / "dist").glob("studioml-*.tar.gz"))
     lists: list[Installable] = []
     paths: list[Path] = []
     for lines in (job.request.pythonenv, job.request.pip):
-        made = installable(lines, studioml=str(studioml), gpu_python=job.order.version if job.order.gpus else "")
+        made = installable(
+            lines, studioml=studioml and f"dist/{studioml}", gpu_python=job.order.version if job.order.gpus else ""
+        )
         requirements, local = located(made.requirements, workspace)
         lists.append(Installable(requirements, made.remarks))
         paths += local
@@ -89,10 +90,27 @@ def recipe_of(job: Job) -> Recipe:
     return Recipe(python, job.order.version, identity(python), tuple(lists), tuple(paths))
 
 
+def _newest(names: Iterable[str]) -> str:
+    """Return the package of the newest version, "" if there is none.
+
+    It becomes a line for pip, and whoever packed the workspace could name a file like more than one line.
+    """
+    plain = (name for name in names if re.fullmatch(r"[A-Za-z0-9._+!-]+", name))
+    return max(plain, key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], name), default="")
+
+
 def installed(site_packages: str) -> list[dict[str, Any]]:
     """List the packages of an environment and what each requires, in the form of ``pipdeptree --json``."""
-    found = {normal_name(one.name): one for one in distributions(path=[site_packages])}
+    found = {name: one for one in distributions(path=[site_packages]) if (name := _name(one))}
     return [{"package": _entry(one), "dependencies": _dependencies(one, found)} for _, one in sorted(found.items())]
+
+
+def _name(one: Distribution) -> str:
+    """Return a package's name, "" where a wheel has brought metadata that nobody can read."""
+    try:
+        return normal_name(one.name or "")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _entry(one: Distribution) -> dict[str, str]:

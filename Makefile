@@ -8,10 +8,11 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 VENV := .venv
+PYTHONS := 3.10 3.13
 BIN := $(VENV)/bin
 SOURCES := $(shell find runner tools -name '*.py' -o -name '*.html') build_zipapp.py requirements/runtime.txt
 
-.PHONY: check test unit test-pythons docs zipapp release sign audit demo bench chaos fuzz \
+.PHONY: check test before-tests unit test-pythons $(PYTHONS:%=test-python-%) docs zipapp release sign audit demo bench chaos fuzz \
 	image check-image check-examples check-groups check-aws lock clean
 
 ## Run ruff, mypy and the test of import directions.
@@ -22,17 +23,23 @@ check: .make/venv
 	$(BIN)/pytest -q tests/test_imports.py
 
 ## Run everything: checks, also of the examples, all tests with real servers, other Pythons.
-test: .make/servers check check-examples test-pythons studio-runner.pyz
+test: before-tests
 	RUNNER_TESTS_REQUIRE_SERVERS=1 RUNNER_TESTS_PROGRAM=studio-runner.pyz \
 	  $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 --durations-min=5 tests
+
+# Side by side: each of these leaves a part of the machine unused.
+before-tests:
+	$(MAKE) -j 3 --output-sync=target .make/servers check check-examples test-pythons studio-runner.pyz
 
 ## Run what needs no server and no network.
 unit: .make/venv
 	$(BIN)/pytest -q -m "not servers" tests
 
-## Run the unit tests on every other Python that is installed.
-test-pythons: .make/venv
-	tools/test_pythons.sh
+## Run the unit tests on the oldest and the newest CPython that is supported, where pyenv has them.
+test-pythons: $(PYTHONS:%=test-python-%)
+
+$(PYTHONS:%=test-python-%): test-python-%: .make/venv
+	tools/test_python.sh $*
 
 ## Write docs/options.md anew, from the settings.
 docs: .make/venv

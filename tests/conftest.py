@@ -14,7 +14,16 @@ _SERVERS = {"apptainer", "broker", "s3", "sqs", "moto", "ministack", "gcs_emulat
 _PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
 
 # What starts so many processes that other Pythons than the main one are not tried with it.
-_ONCE = tuple(f"tests/test_{name}.py" for name in ("building", "cache", "disk", "layer", "prepare", "run", "slack"))
+_ONCE = tuple(
+    f"tests/test_{name}.py" for name in ("building", "cache", "disk", "layer", "prepare", "run", "running", "slack")
+)
+
+# What takes longest comes first, so that no process is left with all of it at the end.
+_LONG = (
+    "tests/e2e/",
+    *(f"tests/test_{name}.py" for name in ("store_faults", "rabbitmq", "sqs", "running", "building")),
+    "tests/contract/",
+)
 
 # A slow machine is no mistake.
 settings.register_profile("project", deadline=None, database=None)
@@ -32,5 +41,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("servers")
         if item.nodeid.startswith(_ONCE):
             item.add_marker("once")
-    # What takes longest comes first, so that no process is left with all of it at the end.
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/e2e/", "tests/test_store_faults.py")))
+    items.sort(key=lambda item: next((place for place, name in enumerate(_LONG) if item.nodeid.startswith(name)), 99))

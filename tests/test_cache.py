@@ -421,9 +421,9 @@ def test_a_downloader_that_is_killed_leaves_nothing_that_counts(
     server.objects["/b"] = tagged(body, write=halting(body, go_on))
     server.objects["/b"].headers["Content-Length"] = str(len(body))
     victim = start(f"http://{server.host}/b", tmp_path)
-    until(lambda: machine.disk > 2 * MIB, "something is there", 30)
+    until(lambda: machine.disk > 2 * MIB, "something is there")
     other = start(f"http://{server.host}/b", tmp_path)
-    until(lambda: server.seen.count("HEAD /b") == 2, "the other one waits", 30)
+    until(lambda: server.seen.count("HEAD /b") == 2, "the other one waits")
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert machine.objects() == []

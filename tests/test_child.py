@@ -16,8 +16,9 @@ import pytest
 
 from runner import events
 from runner.errors import MachineError
-from runner.events import Event, Finished, GpuState, Phase, Placed, Started
+from runner.events import Event, Finished, Phase, Placed, Started
 from runner.loop import Loop
+from runner.order import GpuState
 from runner.supervisor.child import Child
 from tests.attempts import order
 
@@ -107,7 +108,7 @@ def test_killing_ends_the_attempt_and_its_experiment(loop: Loop, child: Child, h
     serve(loop, lambda: child.ended() is not None)
     assert child.ended() == -signal.SIGKILL
     assert child.finished is None
-    serve(loop, lambda: not Path(f"/proc/{child.experiment}").exists(), 10)
+    serve(loop, lambda: not Path(f"/proc/{child.experiment}").exists())
 
 
 def test_a_child_that_gets_no_order_ends_when_it_is_closed(loop: Loop) -> None:

@@ -52,9 +52,9 @@ def test_what_can_be_removed_keeps_no_experiment_from_starting(tmp_path: Path) -
     disk = Disk(tmp_path, 10 * GIB, {"cache": cache, "environments": environments}, time.monotonic)
     assert starts(disk, GIB) == ""
     assert "is being removed" in starts(disk, 4 * GIB)
-    until(lambda: starts(disk, 4 * GIB) == "", "there is room", 5)
+    until(lambda: starts(disk, 4 * GIB) == "", "there is room")
     assert (cache.size, environments.size) == (3 * GIB, 3 * GIB), "the first one gives way first"
-    until(lambda: starts(disk, 9 * GIB) == "", "there is room", 5)
+    until(lambda: starts(disk, 9 * GIB) == "", "there is room")
     assert (cache.size, environments.size) == (0, GIB)
 
 
@@ -64,7 +64,7 @@ def test_what_is_claimed_or_in_use_is_not_there_for_others(tmp_path: Path) -> No
     claim = Claim(granted=3 * GIB, used=GIB)
     assert starts(disk, 2 * GIB, claim) == ""
     assert "needs 3 GiB of disk, and 2 GiB are free; what was kept" in starts(disk, 3 * GIB, claim)
-    until(lambda: starts(disk, 3 * GIB, claim) == "", "there is room", 5)
+    until(lambda: starts(disk, 3 * GIB, claim) == "", "there is room")
     for _ in range(3):
         assert starts(disk, 4 * GIB, claim)
     assert starts(disk, 3 * GIB, Claim(granted=0, used=4 * GIB)), "what is used counts, whatever was granted"
@@ -91,7 +91,7 @@ def test_what_grows_beyond_its_bounds_is_cut_back(tmp_path: Path) -> None:
     assert cache.asked == 0
     now[0] = 60
     disk.tend([Claim(5 * GIB, 0)])
-    until(lambda: cache.size == 5 * GIB, "the cache is smaller", 5)
+    until(lambda: cache.size == 5 * GIB, "the cache is smaller")
 
 
 def test_the_use_of_a_directory_is_without_holes_and_counts_links_once(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_changes_of_the_common_map_arrive_at_once(any_api: ApiServer | RealApi, 
         any_api.put(COMMON, "DrainAndSuspend" if suspended else "Running")
         pod.becomes(suspended)
         took.append(time.monotonic() - began)
-    assert min(took) < 1
+    assert min(took) < 20, "a watch ends by itself only after minutes"
     any_api.delete(COMMON)
     pod.becomes(False)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from runner.attempt import lease
 from runner.attempt.lease import Elsewhere, Lease, Leasehold, Repeated, parse
 from runner.attempt.watch import Watch
 from runner.errors import RunnerError
@@ -89,10 +90,8 @@ class Bench:
         """Wait until it has written what it wanted to; the next time is far."""
         until(lambda: self.loop.run_once(0.05) or not hold._worker.busy, "the lease is written")
 
-    def soon(self, seconds: float = 5.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.path.exists() and time.monotonic() < end:
-            self.loop.run_once(0.05)
+    def soon(self) -> None:
+        until(lambda: self.loop.run_once(0.05) or self.path.exists(), "there is a lease")
 
 
 @pytest.fixture
@@ -104,10 +103,25 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_the_first_attempt_says_that_it_runs(bench: Bench) -> None:
     assert bench.hold().claim(failures=0, redeliveries=None) == 1
     bench.soon()
-    lease = bench.lease()
-    assert (lease.state, lease.attempt, lease.failures) == ("running", 1, 0)
-    assert abs(lease.heartbeat - time.time()) < 5
+    said = bench.lease()
+    assert (said.state, said.attempt, said.failures) == ("running", 1, 0)
+    assert abs(said.heartbeat - time.time()) < 30
     assert len(bench.path.read_bytes()) < 1000
+
+
+def test_an_attempt_says_again_and_again_that_it_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_PACE", 0.01)
+    hold = bench.hold()
+    hold.claim(failures=0, redeliveries=None)
+    bench.soon()
+    for _ in range(2):
+        before, bench.later = bench.lease().heartbeat, bench.later + 10
+        until(lambda before=before: bench.loop.run_once(0.05) or bench.lease().heartbeat > before + 5, "it beats")
+    bench.leave(hold, over=False, failures=0, sentence="it was stopped")
+    bench.later += 10
+    for _ in range(20):
+        bench.loop.run_once(0.01)
+    assert bench.lease().state == "waiting", "who has left says nothing more"
 
 
 def test_what_is_over_is_not_run_again(bench: Bench) -> None:
@@ -118,11 +132,31 @@ def test_what_is_over_is_not_run_again(bench: Bench) -> None:
         bench.hold().claim(failures=0, redeliveries=5)
 
 
+def test_a_long_sentence_is_cut(bench: Bench) -> None:
+    hold = bench.hold()
+    hold.claim(failures=0, redeliveries=None)
+    bench.leave(hold, over=True, failures=0, sentence="it " * 10_000)
+    assert 500 < len(bench.path.read_bytes()) < 1000
+    assert bench.lease().sentence.startswith("it it ")
+
+
+@pytest.mark.parametrize("label", ["_metadata", "retval", "modeldir"])
+def test_what_has_no_log_has_a_lease_beside_something_else_that_is_written(label: str, bench: Bench) -> None:
+    written = {"qualified": f"file://{bench.root}/elsewhere/x.tar", "key": "elsewhere/x.tar", "mutable": True}
+    code = {**written, "mutable": False, "unpack": True}
+    bench.hold(artifacts={"workspace": code, label: {**written, "unpack": True}}).claim(failures=0, redeliveries=None)
+    until(lambda: bench.loop.run_once(0.05) or list((bench.root / "elsewhere").glob("_lease-*.json")), "a lease")
+
+
 def test_failures_are_those_of_the_lease_not_of_the_broker(bench: Bench) -> None:
     hold = bench.hold()
     hold.claim(failures=0, redeliveries=None)
     bench.leave(hold, over=False, failures=1, sentence="it failed")
-    assert bench.hold().claim(failures=0, redeliveries=17) == 2
+    hold = bench.hold()
+    assert hold.claim(failures=0, redeliveries=17) == 2
+    bench.settled(hold)
+    assert bench.lease().failures == 1, "which counts, should this attempt never say how it ended"
+    assert bench.hold(key="other").claim(failures=0, redeliveries=2) == 3
 
 
 def test_without_a_lease_the_brokers_count_stands_in(bench: Bench) -> None:
@@ -178,6 +212,23 @@ def test_an_attempt_that_was_silent_goes_on_when_nobody_else_runs(bench: Bench) 
     until(lambda: bench.loop.run_once(0.05) or bench.lease().process == HERE, "it says that it runs")
     assert bench.lease().heartbeat > time.time() + 60
     assert not bench.lost
+
+
+def test_an_attempt_that_was_silent_does_not_take_itself_for_another(bench: Bench) -> None:
+    hold = bench.hold()
+    hold.claim(failures=0, redeliveries=None)
+    bench.settled(hold)
+    bench.later = 120.0
+    hold._beat()
+    until(lambda: bench.loop.run_once(0.05) or bench.lease().heartbeat > time.time() + 60, "it says that it runs")
+    assert not bench.lost
+
+
+def test_the_lease_of_another_submission_is_none(bench: Bench) -> None:
+    bench.write()
+    data = bench.path.read_bytes()
+    assert parse(data, bench.wanted().identity)
+    assert parse(data, "0" * 64) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"[" * 60_000, b"\xff", b'{"identity": "x"}'])

@@ -82,6 +82,12 @@ def closed_port() -> Iterator[int]:
 # Finding queues
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for queues all the time."""
+    monkeypatch.setattr(discovery, "_PACE", 0.5)
+
+
 def test_new_queues_are_found_and_deleted_ones_forgotten(bench: Bench, server: RabbitMQ, rabbitmq: Broker) -> None:
     queue = rabbitmq.declare("rmq_found")
     for unwanted in ("other", "rmq_not_me", "rmq_found_response"):
@@ -219,7 +225,7 @@ def test_a_message_on_an_idle_queue_comes_at_once(bench: Bench, server: RabbitMQ
             took.append(time.monotonic() - begun)
             delivery.ack()
     print(f"publish to take: best {min(took) * 1000:.1f} ms, worst {max(took) * 1000:.1f} ms")
-    assert min(took) < 1
+    assert min(took) < 5
 
 
 def test_quorum_queues_say_how_often_a_message_came_before(bench: Bench, server: RabbitMQ, rabbitmq: Broker) -> None:
@@ -365,7 +371,7 @@ def test_a_black_hole_is_noticed_by_its_silence(bench: Bench, rabbitmq: Broker, 
     rabbitmq.publish(queue, b"1")
     held = bench.take(server, queue)
     way.swallow()
-    bench.until(lambda: held.lost, 20)
+    bench.until(lambda: held.lost)
     assert server.take(queue) is None
     way.heal()
     again = bench.take(server, queue)

@@ -344,7 +344,9 @@ def test_experiments_may_run_as_another_user(tmp_path: Path) -> None:
 
 
 def test_what_was_used_of_the_gpus_is_told_too(home: Path, tmp_path: Path) -> None:
-    wanted = order(home, tmp_path, "import time; time.sleep(1)", resources_needed={"gpus": 1, "gpuMem": "8gb"})
+    gate = tmp_path / "gate"
+    script = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.05)\ntime.sleep(0.5)"
+    wanted = order(home, tmp_path, script, resources_needed={"gpus": 1, "gpuMem": "8gb"})
     with closing(Loop()) as loop:
         child = Child(loop)
         try:
@@ -352,6 +354,7 @@ def test_what_was_used_of_the_gpus_is_told_too(home: Path, tmp_path: Path) -> No
             served(loop, lambda: child.experiment, seconds=60)
             for used in (2 * 2**30, 6 * 2**30, 2**30):
                 child.tell_gpus(GpuState(None, used))
+            gate.touch()
             served(loop, lambda: child.ended() is not None, seconds=60)
         finally:
             child.kill()

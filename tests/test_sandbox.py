@@ -21,6 +21,7 @@ from runner.sandbox import environment
 from runner.sandbox.base import Job
 from runner.sandbox.requirements import installable
 from runner.sandbox.venv import installed, recipe_of
+from tests.e2e.harness import until
 
 
 def test_requirements_of_a_clients_machine_become_installable() -> None:
@@ -275,13 +276,9 @@ def test_what_a_killed_attempt_left_is_found_by_its_mark() -> None:
         assert int(running.stdout.readline()) == 3
         running.kill()
     # The experiment's own process dies with the attempt; the others have to be found.
-    end = time.monotonic() + 10
-    while len(marked(mark)) > 2 and time.monotonic() < end:
-        time.sleep(0.02)
+    until(lambda: len(marked(mark)) == 2, "its own process is dead")
     assert process.kill_marked(f"MARK={mark}", f"MARK={mark}") == 2
-    while marked(mark) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert not marked(mark)
+    until(lambda: not marked(mark), "the others are dead")
 
 
 def test_signalling_a_group_that_is_gone_is_no_error() -> None:

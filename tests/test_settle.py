@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.events import Finished
-from runner.queues.settle import Decision, Ledger, decide
+from runner.queues.settle import Decision, Ledger, decide, settle
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,36 @@ from runner.queues.settle import Decision, Ledger, decide
 )
 def test_only_a_decided_fate_is_acknowledged(verdict: str, last: bool, decision: Decision) -> None:
     assert decide(Finished(verdict, "", last)) is decision
+
+
+class Told:
+    """A delivery that remembers what it was told."""
+
+    queue, body, redelivered, redeliveries, lost, window = "local_q", b"", False, None, False, None
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def ack(self) -> None:
+        self.told.append("ack")
+
+    def give_back(self) -> None:
+        self.told.append("give_back")
+
+    def refuse(self) -> None:
+        self.told.append("refuse")
+
+    def keep_alive(self) -> None:
+        self.told.append("keep_alive")
+
+
+@pytest.mark.parametrize(
+    ("decision", "told"), [(Decision.ACK, "ack"), (Decision.REFUSE, "refuse"), (Decision.GIVE_BACK, "give_back")]
+)
+def test_a_decision_is_told_to_the_broker_as_it_is(decision: Decision, told: str) -> None:
+    delivery = Told()
+    settle(delivery, decision)
+    assert delivery.told == [told]
 
 
 def test_failures_are_counted_until_it_is_over() -> None:
@@ -52,3 +82,10 @@ def test_memory_is_bounded() -> None:
     assert (ledger.failures("a"), ledger.failures("c")) == (0, 1)
     assert not ledger.forgive("over a")
     assert ledger.forgive("over c")
+
+
+def test_what_failed_longest_ago_is_forgotten_first() -> None:
+    ledger = Ledger(size=2)
+    for name in ("again", "once", "again", "new"):
+        ledger.failed(name)
+    assert [ledger.failures(name) for name in ("again", "once", "new")] == [2, 0, 1]

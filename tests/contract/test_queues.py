@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from runner.loop import Loop
-from runner.queues import amqp, files, matcher, sqs_search, sqs_sending
+from runner.queues import amqp, discovery, files, matcher, sqs_search, sqs_sending
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.files import Directory
 from runner.queues.rabbitmq import Address, RabbitMQ
@@ -56,16 +56,16 @@ class Backend:
 
 
 @pytest.fixture(params=["directory", "rabbitmq", "moto", "ministack"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+def backend(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     with ExitStack() as stack:
         loop = Loop()
         stack.callback(loop.close)
         if request.param == "directory":
             yield _directory(stack, loop, tmp_path)
         elif request.param == "rabbitmq":
+            monkeypatch.setattr(discovery, "_PACE", 0.5)
             yield _rabbitmq(stack, loop, request.getfixturevalue("rabbitmq"))
         else:
-            monkeypatch = request.getfixturevalue("monkeypatch")
             yield _sqs(stack, loop, request.getfixturevalue(request.param), monkeypatch)
 
 
@@ -293,7 +293,8 @@ if kind == "files":
     server = Directory(Path(where), matcher(".", ""))
 elif kind == "sqs":
     from runner.queues.sqs import SQS, Options
-    server = SQS(loop, Options(region="us-west-2", endpoint=where), matcher(".", ""))
+    from runner.queues.sqs_held import Timing
+    server = SQS(loop, Options(region="us-west-2", endpoint=where), matcher(".", ""), timing=Timing(visibility=8.0))
 else:
     from runner.queues.rabbitmq import Address, RabbitMQ
     server = RabbitMQ(loop, Address(where), matcher(".", ""))

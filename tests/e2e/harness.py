@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
@@ -23,6 +26,10 @@ def until(true: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+# Metrics and pages at an address that nobody else has.
+WATCHED = ("--prom-address", "127.0.0.1:0")
 
 
 class Runner:
@@ -48,6 +55,22 @@ class Runner:
             return until(line, text, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log}") from None
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Ask it for a page, by HTTP; it has to be started with ``WATCHED``."""
+        found = re.search(r": http://(\S+)/$", self.saw(": http://"))
+        assert found
+        try:
+            with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def series(self, name: str) -> dict[str, float]:
+        """Return the values of a metric, by their labels as they are written."""
+        lines = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", self.page("/metrics")[1], re.MULTILINE)
+        return {labels: float(value) for labels, value in lines}
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         if self.process.poll() is None:

@@ -154,7 +154,7 @@ def neighbour(desk: Desk, broker: Broker, moto: SQSServer) -> Iterator[Runner]:
 def test_a_runner_is_ready_and_stops_when_it_is_told_to(desk: Desk, line: str, tmp_path: Path) -> None:
     runner = desk.start(line, tmp_path / "log")
     try:
-        until(lambda: desk.status("readyz") == 200, "it is ready", 30)
+        until(lambda: desk.status("readyz") == 200, "it is ready")
         assert runner.stop() == 0, runner.log
     finally:
         runner.close()

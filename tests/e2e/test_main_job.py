@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-from tests.e2e.harness import Workplace, processes, put, until
+from tests.e2e.harness import WATCHED, Workplace, processes, put, until
 
 SCRIPT = """
 import json, os, pathlib, sys
@@ -178,7 +177,7 @@ def test_a_killed_runner_loses_no_message_and_leaves_no_process(place: Workplace
     until(lambda: len(place.experiments()) >= 2, "the experiment runs")
     first.process.send_signal(signal.SIGKILL)
     first.ended()
-    until(lambda: not place.experiments(), "nothing is left of the experiment", 20)
+    until(lambda: not place.experiments(), "nothing is left of the experiment")
     assert place.waiting == ["message"]
     assert not (place.store / "experiments/demo/output.tar").exists()
     flag.touch()
@@ -200,7 +199,7 @@ def test_a_killed_attempt_is_given_back_and_its_processes_die(place: Workplace) 
     os.kill(attempt, signal.SIGKILL)
     assert "killed by signal 9" in runner.saw("was lost")
     place.settled()
-    until(lambda: not place.experiments(), "nothing is left of the experiment", 20)
+    until(lambda: not place.experiments(), "nothing is left of the experiment")
 
 
 def test_a_stopped_runner_gives_the_message_back_with_what_there_was(place: Workplace) -> None:
@@ -271,12 +270,14 @@ def test_limits_end_the_runner(place: Workplace) -> None:
 
 
 def test_after_the_interval_what_runs_is_finished_and_nothing_more_is_taken(place: Workplace) -> None:
-    place.publish(place.message("import time\ntime.sleep(5)\nprint('finished')"), "first")
-    runner = place.start("--limit-interval", "2s")
+    go = place.root / "go"
+    wait = f"import pathlib, time\nwhile not pathlib.Path('{go}').exists(): time.sleep(0.05)\nprint('finished')\n"
+    place.publish(place.message(wait), "first")
+    runner = place.start("--limit-interval", "5s", *WATCHED)
     until(place.experiments, "the experiment runs")
-    runner.saw("starts (")
-    time.sleep(2)
+    until(lambda: "--limit-interval 5s is over" in runner.page("/readyz")[1], "the interval is over")
     place.publish(place.message("pass", key="late"), "late")
+    go.touch()
     assert runner.ended() == 0
     assert "finished\n" in place.output()
     assert place.waiting == ["late"]

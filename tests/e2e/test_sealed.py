@@ -127,9 +127,9 @@ def test_a_signers_key_may_come_and_go_while_the_runner_works(place: Workplace) 
     assert not opens()
     assert "is for queue local_test" in runner.log
     hidden.rename(key)
-    until(opens, "the key counts", 15)
+    until(opens, "the key counts")
     key.unlink()
-    until(lambda: not opens(), "the key has gone", 15)
+    until(lambda: not opens(), "the key has gone")
 
 
 @pytest.mark.parametrize("clear", [False, True])

@@ -151,7 +151,7 @@ def test_whatever_is_killed_nothing_goes_on_in_the_container(place: Containers, 
     runner = place.run("--limit-tasks", "1")
     child = running(place)
     os.kill(attempt_of(child) if whom == "attempt" else runner.process.pid, signal.SIGKILL)
-    until(lambda: not place.experiments(), "all is gone", 10)
+    until(lambda: not place.experiments(), "all is gone")
     if whom == "attempt":
         assert runner.ended() == 0
     assert place.waiting == ["message"]

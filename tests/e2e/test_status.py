@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import subprocess
-import urllib.request
 from contextlib import closing
 from typing import Any
-from urllib.error import HTTPError
 
-from tests.e2e.harness import Runner, Workplace, until
+from tests.e2e.harness import WATCHED, Workplace, until
 
 SCRIPT = "import time, pathlib\nprint('<i>epoch 1</i>')\nwhile not pathlib.Path(r'{gate}').exists(): time.sleep(0.05)"
 
 
-def address(runner: Runner) -> str:
-    found = re.search(r"http://(\S+)/", runner.saw("http://"))
-    assert found
-    return found[1]
-
-
-def fetched(where: str, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://{where}{path}", timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-def series(where: str, name: str) -> dict[str, float]:
-    """The values of a metric, by their labels as they are written."""
-    lines = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", fetched(where, "/metrics")[1], re.MULTILINE)
-    return {labels: float(value) for labels, value in lines}
-
-
 def test_an_experiment_is_seen_from_its_beginning_to_its_end(place: Workplace) -> None:
     gate = place.root / "gate"
-    runner = place.start("--prom-address", "127.0.0.1:0", "--max-attempts", "1")
-    where = address(runner)
+    runner = place.start(*WATCHED, "--max-attempts", "1")
     place.publish(place.message(SCRIPT.format(gate=gate), project="p<1>"), "first")
     place.publish(place.message("raise SystemExit(3)", key="second", time_added=None), "second")
     place.publish(b"{}", "bad")
 
     def seen() -> dict[str, Any] | None:
-        status = json.loads(fetched(where, "/status.json")[1])
+        status = json.loads(runner.page("/status.json")[1])
         shown = [each for each in status["experiments"] if "<i>epoch 1</i>" in each["lines"] and each["phase"] == "run"]
         return status if shown else None
 
@@ -55,8 +30,8 @@ def test_an_experiment_is_seen_from_its_beginning_to_its_end(place: Workplace) -
     (shown,) = [each for each in status["experiments"] if each["key"] == "demo"]
     assert (shown["phase"], shown["queue"], shown["attempt"]) == ("run", "local_test", 1)
     assert shown["resources"].startswith("1 cpus, ")
-    assert any('experiment="demo"' in labels for labels in series(where, "runner_project_running"))
-    assert series(where, "runner_cores")['state="used"'] >= 1
+    assert any('experiment="demo"' in labels for labels in runner.series("runner_project_running"))
+    assert runner.series("runner_cores")['state="used"'] >= 1
     top = subprocess.run(
         [*place.program, "top", "--once", "--working-dir", str(place.working)],
         env=place.env,
@@ -70,20 +45,20 @@ def test_an_experiment_is_seen_from_its_beginning_to_its_end(place: Workplace) -
 
     gate.touch()
     place.settled()
-    until(lambda: len(series(where, "runner_attempts_total")) == 2, "both are counted")
-    assert series(where, "runner_attempts_total") == {
+    until(lambda: len(runner.series("runner_attempts_total")) == 2, "both are counted")
+    assert runner.series("runner_attempts_total") == {
         'outcome="completed",verdict="ok"': 1,
         'outcome="failed",verdict="script"': 1,
     }
-    assert series(where, "runner_messages_refused_total") == {"": 1}
-    assert not series(where, "runner_project_running")
-    assert len(series(where, "runner_project_completed")) == 2
-    moved = series(where, "runner_transferred_bytes_total")
+    assert runner.series("runner_messages_refused_total") == {"": 1}
+    assert not runner.series("runner_project_running")
+    assert len(runner.series("runner_project_completed")) == 2
+    moved = runner.series("runner_transferred_bytes_total")
     assert moved['direction="fetched",scheme="file"'] > 2 * 10_000, "two workspaces, each a tar of 10 KiB"
     assert moved['direction="stored",scheme="file"'] > 0
-    counts = series(where, "runner_phase_seconds_count")
+    counts = runner.series("runner_phase_seconds_count")
     assert counts == {f'phase="{name}"': 2 for name in ("fetch", "environment", "run", "upload")} | {'phase="wait"': 1}
-    outcomes = json.loads(fetched(where, "/status.json")[1])["outcomes"]
+    outcomes = json.loads(runner.page("/status.json")[1])["outcomes"]
     assert sorted((each["key"], each["verdict"], each["decision"]) for each in outcomes) == [
         ("", "refused", "not tried again"),
         ("demo", "ok", "acknowledged"),
@@ -93,21 +68,20 @@ def test_an_experiment_is_seen_from_its_beginning_to_its_end(place: Workplace) -
 
 def test_a_runner_that_stops_or_cannot_see_its_queues_is_not_ready(place: Workplace) -> None:
     gate = place.root / "gate"
-    runner = place.start("--prom-address", "127.0.0.1:0", "--grace-period", "60s")
-    where = address(runner)
-    assert fetched(where, "/healthz") == (200, "ok\n")
-    assert fetched(where, "/readyz") == (200, "ok\n")
+    runner = place.start(*WATCHED, "--grace-period", "60s")
+    assert runner.page("/healthz") == (200, "ok\n")
+    until(lambda: runner.page("/readyz") == (200, "ok\n"), "it is ready")
     hidden = place.queues.rename(place.root / "hidden")
-    _, text = until(lambda: (told := fetched(where, "/readyz"))[0] == 503 and told, "it is not ready")
+    _, text = until(lambda: (told := runner.page("/readyz"))[0] == 503 and told, "it is not ready")
     assert "No such file or directory" in text
     hidden.rename(place.queues)
-    until(lambda: fetched(where, "/readyz")[0] == 200, "it is ready again")
+    until(lambda: runner.page("/readyz")[0] == 200, "it is ready again")
     place.publish(place.message(SCRIPT.format(gate=gate)))
     runner.saw("attempt 1 starts")
     runner.process.send_signal(signal.SIGTERM)
-    _, text = until(lambda: (told := fetched(where, "/readyz"))[0] == 503 and told, "it is not ready")
+    _, text = until(lambda: (told := runner.page("/readyz"))[0] == 503 and told, "it is not ready")
     assert text == "takes no work: stopping\n"
-    assert fetched(where, "/healthz")[0] == 200
+    assert runner.page("/healthz")[0] == 200
     gate.touch()
     assert runner.ended() == 0
 

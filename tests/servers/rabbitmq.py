@@ -228,8 +228,8 @@ def broker() -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def impatient_broker(broker: Broker) -> Iterator[Broker]:
-    """A node that takes a message back when it was held for 10 seconds; it looks every other second."""
-    with started("{consumer_timeout, 10000}, {channel_tick_interval, 2000}") as node:
+    """A node that takes a message back when it was held for 5 seconds; it looks every second."""
+    with started("{consumer_timeout, 5000}, {channel_tick_interval, 1000}") as node:
         yield node
 
 

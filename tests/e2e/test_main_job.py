@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from tests.e2e.harness import WATCHED, Workplace, processes, put, until
 

@@ -17,6 +17,7 @@ from runner.storage.base import AwsCredentials, BearerToken, Denied, Location, S
         ("s3://127.0.0.1:9000/b/k/l.tar", Location("s3", "127.0.0.1:9000", "b", "k/l.tar")),
         ("s3://host/b/a %41?x#y", Location("s3", "host", "b", "a %41?x#y")),
         ("s3://host.:65535/b/k", Location("s3", "host.:65535", "b", "k")),
+        ("s3://host:9000//b/k//l", Location("s3", "host:9000", "b", "k//l")),
         ("s3://[::1]:9000/b/k", Location("s3", "[::1]:9000", "b", "k")),
         ("s3://s3.amazonaws.com/b/k", Location("s3", "s3.amazonaws.com", "b", "k", tls=True, region="us-east-1")),
         (

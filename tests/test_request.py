@@ -106,7 +106,9 @@ def test_other_real_artifacts() -> None:
     assert parsed(vector("pkg_six")).pythonenv == ("six==1.16.0",)
 
 
-@pytest.mark.parametrize(("given", "pace"), [("90s", 90.0), (5, 5.0), ("0", 0.0), (None, None), (..., None)])
+@pytest.mark.parametrize(
+    ("given", "pace"), [("90s", 90.0), (5, 5.0), ("0", 0.0), (0, None), ("", None), (None, None), (..., None)]
+)
 def test_an_artifact_may_have_a_pace_of_its_own(given: Any, pace: float | None) -> None:
     wanted = parsed(changed("experiment.artifacts.output.saveFrequency", given if given is not ... else None))
     assert wanted.artifacts["output"].save_frequency == pace
@@ -608,6 +610,15 @@ def test_a_container_image_is_code_enough(image: str) -> None:
     assert found.artifacts["_singularity"].location == Location(scheme, "", "", rest)
     assert not found.artifacts["_singularity"].unpack
     assert "extra.qualified" in artifact_fault(qualified=image)
+
+
+def test_an_artifact_of_a_writer_in_go_has_every_member() -> None:
+    """As the earlier runner's own tests wrote them, two slashes included."""
+    given = {"bucket": "b", "key": "k.tar", "hash": "", "local": "", "mutable": True, "unpack": True}
+    nothing = {"plain": None, "jwt": None, "aws": None}
+    made = artifact(qualified="s3://host:9000//b/k.tar", saveFrequency=0, credentials=nothing, **given)
+    assert str(made.location) == "s3://host:9000/b/k.tar"
+    assert (made.credentials, made.save_frequency, made.hash, made.unpack) == (KEYS, None, "", True)
 
 
 def test_the_clients_record() -> None:

@@ -188,6 +188,22 @@ def test_a_message_reads_only_the_runners_harmless_and_allowed_variables(tmp_pat
     assert seen["A"] == "/root/%SECRET%/me/100%"
 
 
+@pytest.mark.parametrize(
+    ("value", "expanded"),
+    [
+        ("%PATH%:./bin", "/bin:./bin"),
+        ("%OTHER%HOME%", "%OTHER/root"),
+        ("%HOME%HOME%", "/rootHOME%"),
+        ("%%HOME%%", "%/root%"),
+        ("%PA%TH%%", "%PA%TH%%"),
+        ("%home%", "%home%"),
+    ],
+)
+def test_a_percent_sign_that_begins_no_known_name_is_one(value: str, expanded: str) -> None:
+    assert environment.expand(value, {"PATH": "/bin", "HOME": "/root"}) == expanded
+    assert environment.expand(value, {}) == value
+
+
 def test_pip_sees_the_operators_index_settings_and_no_secrets(tmp_path: Path) -> None:
     environ = {"PIP_INDEX_URL": "u", "HTTPS_PROXY": "p", "AMQP_URL": "s3cret", "HOME": "/root"}
     seen = environment.for_installer(job(tmp_path), environ)

@@ -103,7 +103,6 @@ class KeyDirectory:
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         self._files = KeyFiles(path, clock=clock)
-        self._troubles = Troubles()
         self._texts: dict[str, str | None] = {}
         self._decoded: dict[str, bytes | None] | None = None
 
@@ -143,13 +142,10 @@ class KeyDirectory:
         return found.text if found else None
 
     def _decode(self, contents: dict[str, bytes | None]) -> None:
-        if contents is self._decoded:
-            return
-        self._decoded, self._texts, troubles = contents, {}, []
-        for name, content in contents.items():
-            try:
-                self._texts[name] = content.decode() if content is not None else None
-            except UnicodeDecodeError:
-                self._texts[name] = None
-                troubles.append(f"{self.path / name} cannot be read, so its key is not used: it is not text")
-        self._troubles.tell(troubles)
+        if contents is not self._decoded:
+            self._decoded = contents
+            # Keys are ASCII; their comments, mostly people's names, are in any encoding.
+            self._texts = {
+                name: content.decode(errors="replace") if content is not None else None
+                for name, content in contents.items()
+            }

@@ -171,8 +171,13 @@ def _artifact(given: Fields, label: str, stores: StoresOfRequest) -> Artifact | 
         hash=given.parsed("hash", sha256_of, ""),
         credentials=credentials,
         qualified=public(given.text(name)),
-        save_frequency=given.parsed("saveFrequency", parse_duration, None),
+        save_frequency=_pace(given),
     )
+
+
+def _pace(given: Fields) -> float | None:
+    """Return an artifact's own pace. For whom it has none, writers in Go send the number 0; the text is a pace."""
+    return given.parse("saveFrequency", given.members.get("saveFrequency") or None, parse_duration, None)
 
 
 def _location(given: Fields, name: str, label: str) -> Location | None:

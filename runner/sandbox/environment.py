@@ -24,7 +24,6 @@ _INSTALLER = (
 _INSTALLER_PREFIXES = ("PIP_", "UV_")
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_REFERENCE = re.compile(r"%(\w+)%")
 
 
 def harmless(environ: Mapping[str, str], allowed: Iterable[str] = ()) -> dict[str, str]:
@@ -49,7 +48,8 @@ def for_installer(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
 
 def expand(value: str, known: Mapping[str, str]) -> str:
     """Replace ``%NAME%`` by the known variable NAME; leave other percent signs as they are."""
-    return _REFERENCE.sub(lambda match: known.get(match[1], match[0]), value)
+    names = "|".join(re.escape(name) for name in known)
+    return re.sub(f"%({names})%", lambda match: known[match[1]], value) if known else value
 
 
 def for_experiment(job: Job, environ: Mapping[str, str], path: Path) -> dict[str, str]:

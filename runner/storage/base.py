@@ -134,6 +134,7 @@ def _utf8(text: str) -> bool:
 
 def _locate_s3(scheme: str, rest: str, bucket: str, key: str) -> Location:
     host, _, path = rest.partition("/")
+    path = path.lstrip("/")  # no bucket's name is empty, and there are writers that put two slashes before it
     if bucket.lower() == host.lower() and path not in ("", key):
         bucket = ""  # StudioML's client takes a host for the bucket where it has no port, and no .com at its end
     bucket, key = _bucket_and_key(scheme, path, bucket, key)

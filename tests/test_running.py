@@ -111,6 +111,20 @@ def test_the_end_of_its_life_is_not_its_time_limit(home: Path, tmp_path: Path) -
     assert carried_out(wanted).verdict == "lifetime"
 
 
+def test_an_experiment_that_was_stopped_while_it_waited_is_given_up_while_it_is_prepared(
+    home: Path, tmp_path: Path
+) -> None:
+    database = {"type": "local", "endpoint": str(tmp_path / "store"), "bucket": "database"}
+    wanted = order(home, tmp_path, config={"database": database}, pythonenv=["six==0.0.1"])
+    record = tmp_path / "store" / "database" / "experiments" / "k"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"key": "k", "status": "stopped"}))
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0"}
+    finished = carried_out(dataclasses.replace(wanted, variables=nowhere))
+    assert (finished.outcome, finished.verdict) == ("cancelled", "stopped")
+    assert json.loads(record.read_text())["status"] == "stopped"
+
+
 def test_a_missing_artifact_is_told_as_that(home: Path, tmp_path: Path) -> None:
     wanted = order(home, tmp_path)
     (tmp_path / "store" / "code.tar").unlink()

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import os
 import pwd
+import re
+import string
 import subprocess
 import tarfile
 import tempfile
 import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +156,13 @@ def test_the_metadata_tells_how_many_lines_did_not_apply_and_has_no_text_where_n
     assert told["skipped"] == 2
     assert "dropped" not in told
     assert told["log"] == [{"ts": "0", "msg": "Init"}, {"ts": "1", "msg": ""}]
-    assert path.name.startswith(f"scrape-host-{told['host']}-")
+    named = re.fullmatch(rf"scrape-host-{re.escape(told['host'])}-([0-9A-Za-z]{{6}})(-[0-9A-Za-z]+)?\.json", path.name)
+    assert named
+    began = 0
+    for digit in named[1]:
+        began = began * 62 + (string.digits + string.ascii_uppercase + string.ascii_lowercase).index(digit)
+    assert began == pytest.approx(datetime.fromisoformat(told["load_time"]).timestamp(), abs=60)
+    assert all(datetime.fromisoformat(told[name]).tzinfo for name in ("load_time", "start_time", "stop_time"))
 
 
 def test_a_module_runs_with_the_rest_of_the_words(home: Path, tmp_path: Path) -> None:

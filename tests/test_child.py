@@ -16,8 +16,9 @@ import pytest
 
 from runner import events
 from runner.errors import MachineError
-from runner.events import Event, Finished, GpuState, Phase, Placed, Started
+from runner.events import Event, Finished, Phase, Placed, Started
 from runner.loop import Loop
+from runner.order import GpuState
 from runner.supervisor.child import Child
 from tests.attempts import order
 

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import os
 import pwd
+import re
+import string
 import subprocess
 import tarfile
 import tempfile
 import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,20 @@ def test_the_end_of_its_life_is_not_its_time_limit(home: Path, tmp_path: Path) -
     assert carried_out(wanted).verdict == "lifetime"
 
 
+def test_an_experiment_that_was_stopped_while_it_waited_is_given_up_while_it_is_prepared(
+    home: Path, tmp_path: Path
+) -> None:
+    database = {"type": "local", "endpoint": str(tmp_path / "store"), "bucket": "database"}
+    wanted = order(home, tmp_path, config={"database": database}, pythonenv=["six==0.0.1"])
+    record = tmp_path / "store" / "database" / "experiments" / "k"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"key": "k", "status": "stopped"}))
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "PIP_RETRIES": "0"}
+    finished = carried_out(dataclasses.replace(wanted, variables=nowhere))
+    assert (finished.outcome, finished.verdict) == ("cancelled", "stopped")
+    assert json.loads(record.read_text())["status"] == "stopped"
+
+
 def test_a_missing_artifact_is_told_as_that(home: Path, tmp_path: Path) -> None:
     wanted = order(home, tmp_path)
     (tmp_path / "store" / "code.tar").unlink()
@@ -155,7 +172,13 @@ def test_the_metadata_tells_how_many_lines_did_not_apply_and_has_no_text_where_n
     assert told["skipped"] == 2
     assert "dropped" not in told
     assert told["log"] == [{"ts": "0", "msg": "Init"}, {"ts": "1", "msg": ""}]
-    assert path.name.startswith(f"scrape-host-{told['host']}-")
+    named = re.fullmatch(rf"scrape-host-{re.escape(told['host'])}-([0-9A-Za-z]{{6}})(-[0-9A-Za-z]+)?\.json", path.name)
+    assert named
+    began = 0
+    for digit in named[1]:
+        began = began * 62 + (string.digits + string.ascii_uppercase + string.ascii_lowercase).index(digit)
+    assert began == pytest.approx(datetime.fromisoformat(told["load_time"]).timestamp(), abs=60)
+    assert all(datetime.fromisoformat(told[name]).tzinfo for name in ("load_time", "start_time", "stop_time"))
 
 
 def test_a_module_runs_with_the_rest_of_the_words(home: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from runner.artifacts.budget import Budget
 from runner.artifacts.cache import Cache
 from runner.artifacts.cache_entries import Entries
 from runner.artifacts.progress import Progress
+from runner.attempt import record
 from runner.attempt.console import STANDARD_ERROR
 from runner.attempt.disk_use import DiskUse
 from runner.attempt.lease import Leasehold
@@ -58,7 +59,11 @@ class Parts:
 
         beating = Stores(replace(options, patience=Patience(0)), sleep=time.sleep)
         self.lease = Leasehold(self.request, loop, reading=self.stores, writing=beating, lost=watch.end)
-        self.book = Bookkeeping(self.request.record, Stores(options, sleep=time.sleep), loop, stopped=watch.cancel)
+        brief, lasting = (
+            Stores(replace(options, patience=Patience(min(options.patience.total, each))), sleep=time.sleep)
+            for each in (record.PATIENCE, record.LAST_PATIENCE)
+        )
+        self.book = Bookkeeping(self.request.record, brief, loop, stopped=watch.cancel, lasting=lasting)
 
         asked = self.request.resources.hdd
         self.disk = DiskUse(place, asked, loop=loop, watch=watch, tell=lambda used: teller.tell(events.Used(used)))

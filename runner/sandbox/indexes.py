@@ -67,6 +67,8 @@ _SWITCHES = {
     "no-build-isolation": ("--no-build-isolation",),
 }
 _ON = ("1", "true", "yes", "on")
+# In pip's files and variables this one has the opposite meaning: https://github.com/pypa/pip/issues/5735
+_SWITCHED = {"no-build-isolation": ("0", "false", "no", "off")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Indexes:
             parser = configparser.RawConfigParser()
             try:
                 parser.read(path)
-            except configparser.Error:
+            except (configparser.Error, UnicodeDecodeError):
                 continue  # pip will say so
             for name, settings in sections.items():
                 if parser.has_section(name):
@@ -113,7 +115,7 @@ class Indexes:
         for name, value in self.settings.items():
             if name in _OPTIONS:
                 options += [word for each in value.replace(",", " ").split() for word in (_OPTIONS[name], each)]
-            elif name in _SWITCHES and value.strip().lower() in _ON:
+            elif name in _SWITCHES and value.strip().lower() in _SWITCHED.get(name, _ON):
                 options += _SWITCHES[name]
         return options
 

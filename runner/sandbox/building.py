@@ -13,7 +13,7 @@ from pathlib import Path
 from runner import retry
 from runner.errors import MachineError, RequirementError
 from runner.machine.plain_files import end_of, new
-from runner.machine.users import give
+from runner.machine.users import give, own_home
 from runner.place import remove
 from runner.retry import Patience
 from runner.sandbox import complaints
@@ -184,7 +184,7 @@ def find_uv(wanted: str) -> str:
     """Return uv's path for ``--uv``: ``auto``, ``never``, or the path itself; "" when it is not to be used."""
     if wanted != "auto":
         return "" if wanted == "never" else wanted
-    return shutil.which("uv") or shutil.which(Path.home() / ".local" / "bin" / "uv") or ""
+    return shutil.which("uv") or shutil.which(own_home() / ".local" / "bin" / "uv") or ""
 
 
 def _pip_version(venv: Path) -> tuple[int, ...]:

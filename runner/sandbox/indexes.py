@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.machine.users import own_home
 from runner.secrets.redaction import public
 
 # What never changes the packages that are installed.
@@ -146,7 +147,7 @@ def _text(path: str) -> str:
 
 def _files(environ: Mapping[str, str]) -> list[Path]:
     """List pip's configuration files, the one that wins last."""
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or own_home())
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return []

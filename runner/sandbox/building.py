@@ -133,6 +133,8 @@ class Builder:
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
         new(path, "".join(f"{line}\n" for line in each.requirements).encode())
+        if self._user:
+            path.chmod(0o644)
         return path
 
     # With uv

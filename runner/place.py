@@ -42,6 +42,7 @@ class Place:
         """Let a group in that the experiment runs in: until then, and to everybody else, the directory is closed."""
         os.chown(self.root, -1, group)
         self.root.chmod(0o750)
+        self.scratch.chmod(0o711)
 
     @property
     def scratch(self) -> Path:

@@ -145,6 +145,34 @@ def test_an_index_that_stays_down_is_not_the_experiments_fault(tmp_path: Path, b
     assert "s3cret" not in str(caught.value)
 
 
+def test_the_operators_settings_of_pip_do_not_lead_out_of_the_environment(
+    tmp_path: Path, offered: HttpServer, bare: Path
+) -> None:
+    """And all of it is compiled: Python would do that later, and alter what is to stay as it is."""
+    more = {"PIP_USER": "1", "PIP_COMPILE": "0", "PIP_FORCE_REINSTALL": "1", "PIP_SRC": str(tmp_path / "src")}
+    install(tmp_path, bare, settings(offered.host, **more), "pie", repository(tmp_path / "repository"))
+    site = layer.site_packages(bare)
+    assert list(site.glob("__pycache__/pie.*.pyc"))
+    assert not (tmp_path / "src").exists()
+
+
+def test_an_old_pip_is_replaced_although_the_index_fails_at_first(tmp_path: Path) -> None:
+    """And told nothing that pip 9, which experiments of its days name, does not know."""
+    told: list[list[str]] = []
+
+    def pip(argv: Sequence[str], _env: Mapping[str, str], _cwd: Path) -> int:
+        told.append([*argv])
+        log = Path(argv[argv.index("--log") + 1])
+        log.write_text("ERROR: HTTP error 503 while getting http://h/files/pip-9.whl\n" if len(told) == 1 else "")
+        return int(len(told) == 1)
+
+    (tmp_path / "venv" / "lib" / "python3.6" / "site-packages" / "pip-18.1.dist-info").mkdir(parents=True)
+    made = dataclasses.replace(job(tmp_path), run=pip, pause=lambda _: None)
+    Builder(made, recipe(["pip==9.0.3", "apple"]), settings("nowhere")).install(tmp_path / "venv")
+    assert [each[-2] for each in told] == ["--upgrade", "--upgrade", "-r"]
+    assert "--progress-bar" not in told[0]
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [

@@ -67,6 +67,41 @@ def test_a_build_that_fails_is_told_by_its_last_words_without_secrets() -> None:
     assert str(new).endswith(": RuntimeError: boom; \u00d7 python setup.py egg_info did not run successfully.")
 
 
+# pip 23, 25.
+NOT_COMPILED = """2026-11-27T00:58:02,600 Collecting cext
+2026-11-27T00:58:04,255   x.c:1:10: fatal error: nosuch.h: No such file or directory
+2026-11-27T00:58:04,269   error: command '/usr/bin/gcc' failed with exit code 1
+2026-11-27T00:58:04,388   ERROR: [present-rich] Building wheel for cext (pyproject.toml) exited with 1
+2026-11-27T00:58:04,401   ERROR: Failed building wheel for cext
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "ERROR: Could not build wheels for cext, which is required to install pyproject.toml-based projects",
+        "ERROR: <InstallWheelBuildError: failed-wheel-build-for-install>",
+    ],
+)
+def test_what_does_not_compile_is_told_by_what_the_compiler_says(end: str) -> None:
+    retried = (
+        "WARNING: Retrying (Retry(total=4, connect=None)) after connection broken by 'ProtocolError()': /simple/x/"
+    )
+    error = complaints.error(1, f"{retried}\n{NOT_COMPILED}2026-11-27T00:58:04,402 {end}\n")
+    assert isinstance(error, RequirementError)
+    assert str(error).endswith(
+        ": x.c:1:10: fatal error: nosuch.h: No such file or directory; error: command '/usr/bin/gcc' failed with exit "
+        "code 1; Failed building wheel for cext"
+    )
+
+
+def test_the_package_is_named_whose_build_fails_before_it_has_said_its_name() -> None:
+    log = "Collecting six==1\nCollecting git+https://me:s3cret@h/boom\n  Collecting setuptools>=40.8.0\n"
+    log += "  ModuleNotFoundError: No module named 'numpy'\n  ERROR: [present-rich] Getting requirements to build wheel"
+    said = str(complaints.error(1, f"{log} exited with 1\n"))
+    assert ": git+https://h/boom: ModuleNotFoundError: No module named 'numpy'; Getting requirements to build" in said
+
+
 def test_a_full_disk_and_a_killed_pip_are_the_machines_fault() -> None:
     full = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
     assert isinstance(complaints.error(1, full), MachineError)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from runner.message.request import Request, from_document
 from runner.options.settings import Settings
 from runner.sandbox import references, registry
 from runner.sandbox.containers import Container
-from runner.storage.base import BasicCredentials
+from runner.sandbox.images import Images
+from runner.storage.base import BasicCredentials, StoreOptions
+from runner.storage.stores import Stores
 from runner.supervisor import intake
 from tests.servers.http import Served, serving
 from tests.test_sandbox import job
@@ -66,6 +69,19 @@ def test_what_is_allowed(image: str, allowed: str) -> None:
 def test_what_is_not_allowed(image: str, allowed: str) -> None:
     with pytest.raises(MachineError, match="--singularity-allow"):
         references.check(wanting(image).artifacts["_singularity"], [allowed])
+
+
+def test_a_python_that_prints_when_it_starts_is_one_all_the_same(tmp_path: Path) -> None:
+    made = job(tmp_path)
+    made = dataclasses.replace(made, run=lambda argv, _env, cwd: subprocess.run(argv, cwd=cwd, check=False).returncode)
+    (made.place.scratch / "tmp").mkdir(parents=True)
+    (tmp_path / "python3").write_text(f"#!/bin/sh\necho hello\nprintf '{{}}'\nexec {sys.executable} \"$@\"\n")
+    image, program = tmp_path / "image.sif", tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nuntil [ "$1" = {image} ]; do shift; done\nshift\nPATH={tmp_path} exec "$@"\n')
+    for path in (tmp_path / "python3", program):
+        path.chmod(0o755)
+    (found,) = Images(made, str(program), Stores(StoreOptions(), sleep=time.sleep))._pythons(image)
+    assert (found["path"], found["venv"]) == (f"{tmp_path}/python3", True)
 
 
 def test_the_key_counts_where_it_is_another_than_the_urls() -> None:

@@ -95,6 +95,38 @@ def test_an_interpreter_that_is_not_cpython_is_left_out(tmp_path: Path) -> None:
         interpreters.find("3.10", [tmp_path])
 
 
+def test_a_python_without_the_global_lock_has_other_packages_and_is_left_out(tmp_path: Path) -> None:
+    asked = "import sys; sys.abiflags = 't'; exec(sys.argv[1])"
+    python = fake_python(tmp_path / "python3", "")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{asked}" "$4"\n')
+    assert interpreters.there([tmp_path]) == []
+
+
+def test_links_that_lead_in_a_circle_are_no_interpreters(tmp_path: Path) -> None:
+    (tmp_path / "python3.9").symlink_to("python3.9")
+    there = fake_python(tmp_path / "python3.10", "3.10.2")
+    assert [one.path for one in interpreters.there([tmp_path])] == [there]
+
+
+def test_what_cannot_be_looked_into_has_no_interpreters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image's PYENV_ROOT, say, in the home of root."""
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / ("x" * 300)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there = fake_python(tmp_path / "python3.10", "3.10.2")
+    assert interpreters.find("3.10.2", more=[str(tmp_path / ("y" * 300))]).path == there
+
+
+def test_who_has_no_home_has_the_interpreters_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    there = fake_python(tmp_path / "python3.10", "3.10.2")
+    assert interpreters.find("3.10.2").path == there
+
+
 def test_the_running_interpreter_is_found_where_it_is() -> None:
     version = ".".join(map(str, sys.version_info[:3]))
     there = interpreters.there([Path(sys.base_prefix) / "bin"])

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from runner.crypto.sealing import read_public_key
 from runner.crypto.signing import read_signer
 from runner.message import envelope
 from tests.e2e.harness import archive, put
+from tests.test_building import BACKEND, PROJECT
+from tests.test_running import works
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def prepare(root: Path, message: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def prepare(root: Path, message: dict[str, Any], *more: str) -> subprocess.CompletedProcess[str]:
     (root / "message.json").write_text(json.dumps(message))
     (root / "store").mkdir(exist_ok=True)
     uv = Path(sys.executable).parent / "uv"
@@ -31,6 +37,7 @@ def prepare(root: Path, message: dict[str, Any]) -> subprocess.CompletedProcess[
         uv,
         "--encrypt-dir",
         root / "certs",
+        *more,
         root / "message.json",
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1", "AMQP_URL": "amqp://unused"}
@@ -53,6 +60,25 @@ def test_an_environment_is_prepared_and_then_there_already(tmp_path: Path) -> No
     assert "the environment of experiment 'k' is there already: Python 3." in second.stdout
     assert second.stdout.count("\n") == 1
     assert os.listdir(tmp_path / "studio-runner" / "experiments") == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as others")
+def test_packages_are_built_by_the_user_that_experiments_run_as() -> None:
+    if not works("/usr/bin/python3"):
+        pytest.skip("no Python that another user could make environments with")
+    asked = ["/usr/bin/python3", "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.check_output(asked, text=True).strip()
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        root.chmod(0o711)
+        backend = BACKEND.replace("os.getcwd()", "str(os.getuid())")
+        fig = {"fig/pyproject.toml": PROJECT.encode(), "fig/backend.py": backend.encode()}
+        put(root / "store" / "code.tar", archive(fig))
+        wanted = message(root, pythonver=version, pythonenv=["./fig"])
+        done = prepare(root, wanted, "--run-as", "nobody", "--uv", "never", "--python-dirs", "/usr/bin")
+        assert done.returncode == 0, done.stdout + done.stderr
+        built = next((root / "studio-runner" / "environments").glob("*/venv/lib/*/site-packages/fig.pth"))
+        assert built.read_text() == str(pwd.getpwnam("nobody").pw_uid)
 
 
 def test_an_encrypted_message_is_opened_with_the_runners_keys(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_uv_is_told_what_pip_is_and_its_own_variables_win() -> None:
         "PIP_NO_INDEX": "0",
         "PIP_DEFAULT_TIMEOUT": "180",
         "PIP_PROGRESS_BAR": "off",
+        "PIP_NO_BUILD_ISOLATION": "1",
     }
     indexes = Indexes.read({"PIP_CONFIG_FILE": os.devnull, **pips, "UV_HTTP_TIMEOUT": "5"})
     told = indexes.variables_for_uv()
@@ -163,6 +164,22 @@ def test_uv_is_told_what_pip_is_and_its_own_variables_win() -> None:
     assert words == "--allow-insecure-host h:1 --allow-insecure-host i --constraints /c.txt --prerelease allow"
     assert indexes.only_pips() == []
     assert "UV_DEFAULT_INDEX" not in Indexes.read({"PIP_INDEX_URL": "u", "UV_INDEX_URL": "v"}).variables_for_uv()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [("0", ["--no-build-isolation"]), ("false", ["--no-build-isolation"]), ("1", [])]
+)
+def test_builds_are_isolated_by_uv_where_they_are_by_pip(value: str, words: list[str]) -> None:
+    """pip takes the opposite of what its setting says: https://github.com/pypa/pip/issues/5735."""
+    environ = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_BUILD_ISOLATION": value}
+    assert Indexes.read(environ).options_for_uv() == words
+
+
+def test_a_file_of_settings_that_is_no_text_is_left_to_pip(tmp_path: Path) -> None:
+    (tmp_path / "pip.conf").write_bytes("[global]\n# f\u00fcr alle\ntimeout = 3\n".encode("latin-1"))
+    read = Indexes.read({"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_RETRIES": "1"}).settings
+    assert read["retries"] == "1"
+    assert "timeout" not in read
 
 
 def test_settings_that_uv_does_not_have_are_named() -> None:

@@ -351,10 +351,13 @@ def test_experiments_may_run_as_another_user(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         make_home(home, shared=True)
-        home.chmod(0o711)
         (home / "shared").write_text("of the runner")
         wanted = order(home, tmp_path, RUN_AS, options={"run_as": "nobody"}, args=[str(home / "shared")])
-        finished = carried_out(dataclasses.replace(wanted, python="/usr/bin/python3"))
+        before = os.umask(0o077)
+        try:
+            finished = carried_out(dataclasses.replace(wanted, python="/usr/bin/python3"))
+        finally:
+            os.umask(before)
         said = output(tmp_path)
         nobody = pwd.getpwnam("nobody")
         assert f"user {nobody.pw_uid} {nobody.pw_gid} nobody /nonexistent" in said, said

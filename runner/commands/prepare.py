@@ -6,7 +6,9 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runner import log
 from runner.artifacts.artifacts import Artifacts
@@ -14,12 +16,13 @@ from runner.artifacts.budget import Budget
 from runner.commands import message_file
 from runner.commands.message_file import ByHand
 from runner.errors import ConfigError, MachineError
+from runner.machine.users import User, give
 from runner.message.request import Request
 from runner.options.reading import read
 from runner.options.settings import Settings, log_style
 from runner.order import Order
 from runner.place import Place, make_home, placed
-from runner.sandbox.base import Job
+from runner.sandbox.base import Job, user_of
 from runner.sandbox.kinds import sandbox_for
 from runner.storage.stores import Stores
 from runner.supervisor import intake
@@ -44,8 +47,13 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     with placed(settings.home, wanted.key, keep=False) as place:
         _fetch_workspace(wanted, order, place)
+        user = user_of(order)
+        if user:
+            give(place.workspace, user)
+            give(place.scratch / "tmp", user)
+            place.open_to(user.gid)
         stores = Stores(order.options.of_stores, sleep=time.sleep)
-        sandbox = sandbox_for(Job(wanted, order, place, _run, _say, time.sleep), stores)
+        sandbox = sandbox_for(Job(wanted, order, place, partial(_run, user), _say, time.sleep), stores)
         sandbox.prepare()
     how = f"built in {format_duration(round(time.monotonic() - began, 1))}" if sandbox.built else "there already"
     if sandbox.shared is None:
@@ -80,9 +88,10 @@ def _fetch_workspace(wanted: Request, order: Order, place: Place) -> None:
         artifacts.fetch(workspace, Stores(order.options.of_stores, sleep=time.sleep), lambda: None)
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
+def _run(user: User | None, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> int:
+    whose: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": user.groups} if user else {}
     try:
-        return subprocess.run(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
+        return subprocess.run(argv, env=env, cwd=cwd, stdin=subprocess.DEVNULL, check=False, **whose).returncode
     except OSError as error:
         raise MachineError(f"{argv[0]} cannot be started: {error.strerror}") from error
 

@@ -39,6 +39,14 @@ class User:
         return {"USER": self.name, "LOGNAME": self.name, "HOME": self.home if owned else "/nonexistent"}
 
 
+def own_home() -> Path:
+    """Return this process's home directory; one that is not there when it has none."""
+    try:
+        return Path.home()
+    except RuntimeError:  # no HOME, and nobody of this number is known
+        return Path("/nonexistent")
+
+
 def give(root: Path, user: User) -> None:
     """Make a tree the user's, what lies in a directory before the directory itself.
 

@@ -6,13 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 
 from runner import retry
-from runner.errors import MachineError
+from runner.errors import MachineError, RequirementError
 from runner.machine.plain_files import end_of, new
-from runner.machine.users import give
+from runner.machine.users import give, own_home
 from runner.place import remove
 from runner.retry import Patience
 from runner.sandbox import complaints
@@ -29,6 +30,9 @@ _MODERN_PIP = (20, 3)
 
 # So much of what installers write is looked at: its end. In bytes.
 _LONGEST_LOG = 4 * 1024 * 1024
+
+# What pip is told by variables: no pip has all of them as options. A "user" install is none into an environment.
+_OUR_SETTINGS = {"PIP_USER": "0", "PIP_PROGRESS_BAR": "off"}
 
 # Where installers run. uv takes settings from files in all directories above, and "-m" puts this on the module path.
 _NOWHERE = Path("/")
@@ -90,20 +94,21 @@ class Builder:
         """Install the recipe's lists with pip, into an environment that is made already. Raises as ``build``."""
         if _pip_version(venv) < _MODERN_PIP:
             wanted = [line for line in self._recipe.lists[0].requirements if normal_name(line) == "pip"]
-            self._pip(venv, "--upgrade", *(wanted or ["pip"]))  # without success, the old one has to do
+            with suppress(RequirementError):  # the old one has to do
+                self._install(venv, "--upgrade", *(wanted or ["pip"]))
         for each in self._recipe.lists:
             if each.requirements:
-                self._install(venv, self._listed(each))
+                self._install(venv, "-r", str(self._listed(each)))
         if (venv / "src").exists():  # checkouts of editable packages: others are compiled by pip
             argv = [str(venv / "bin" / "python"), "-m", "compileall", "-q", str(venv / "src")]
             self._job.run(argv, self._indexes.environ, _NOWHERE)
 
-    def _install(self, venv: Path, listed: Path) -> None:
+    def _install(self, venv: Path, *words: str) -> None:
         # What pip has in its cache may be what a proxy damaged: it is asked only once.
         caching = chain([()], repeat(("--no-cache-dir",)))
 
         def once() -> None:
-            if status := self._pip(venv, *next(caching), "-r", str(listed)):
+            if status := self._pip(venv, *next(caching), *words):
                 raise complaints.error(status, end_of(self._log, _LONGEST_LOG).decode(errors="replace"))
 
         retry.call(once, self._patience, sleep=self._job.pause)
@@ -111,8 +116,9 @@ class Builder:
     def _pip(self, venv: Path, *words: str) -> int:
         argv = [str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
         self._blank(self._log)
-        argv += ["--progress-bar", "off", "--log", str(self._log), *words]
-        return self._job.run(argv, self._indexes.environ, _NOWHERE)
+        # Against settings of the operator's: what is not compiled before it is sealed, is altered by its first use.
+        argv += ["--compile", "--src", str(venv / "src"), "--log", str(self._log), *words]
+        return self._job.run(argv, {**self._indexes.environ, **_OUR_SETTINGS}, _NOWHERE)
 
     def _blank(self, path: Path) -> None:
         """Make an empty file of ours that installers can write to, and not replace."""
@@ -127,6 +133,8 @@ class Builder:
     def _listed(self, each: Installable) -> Path:
         path = self._job.place.scratch / f"requirements-{self._recipe.lists.index(each) + 1}.txt"
         new(path, "".join(f"{line}\n" for line in each.requirements).encode())
+        if self._user:
+            path.chmod(0o644)
         return path
 
     # With uv
@@ -178,7 +186,7 @@ def find_uv(wanted: str) -> str:
     """Return uv's path for ``--uv``: ``auto``, ``never``, or the path itself; "" when it is not to be used."""
     if wanted != "auto":
         return "" if wanted == "never" else wanted
-    return shutil.which("uv") or shutil.which(Path.home() / ".local" / "bin" / "uv") or ""
+    return shutil.which("uv") or shutil.which(own_home() / ".local" / "bin" / "uv") or ""
 
 
 def _pip_version(venv: Path) -> tuple[int, ...]:

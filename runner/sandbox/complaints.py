@@ -20,7 +20,6 @@ _TRACEBACK = re.compile(r"^\s*Exception information:$.*", re.MULTILINE | re.DOTA
 # An index may say 403, 404 or 410 of what it does not have. Hashes come from the index too: a proxy damaged the file.
 _NETWORK = re.compile(
     r"""Could\ not\ fetch\ URL\ \S+\ (?!(?:403|404|410)\ )
-    | Retrying\ \(Retry\(
     | \b5\d\d\ Server\ Error | \b(?:401|407|408|425|429)\ Client\ Error
     | HTTP\ error\ (?:5\d\d|401|407|408|425|429)\ while\ getting
     | Could\ not\ install\ packages\ due\ to\ an\ \w+:\ HTTPS?ConnectionPool
@@ -30,6 +29,13 @@ _NETWORK = re.compile(
     | RPC\ failed | early\ EOF""",
     re.VERBOSE | re.MULTILINE,
 )
+# pip tries again: what fails then may have another reason.
+_RETRIED = re.compile(r"Retrying \(Retry\(")
+_SURELY_THEIRS = re.compile(
+    r"""(?:Getting\ requirements\ to\ build\ wheel|Preparing\ metadata\ \S+|egg_info"?)\ (?:exited|did\ not\ run|failed)
+    | Failed\ building\ wheel | Command\ errored\ out | conflicting\ dependencies | Invalid\ requirement""",
+    re.VERBOSE,
+)
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 
 # Lines that say something. pip before 19 does not begin them with ERROR.
@@ -37,8 +43,17 @@ _USEFUL = re.compile(
     r"""^(?:ERROR:\ (?!ResolutionImpossible)|\u00d7\ |fatal:\ )
     | ^error:\ (?!subprocess-exited|metadata-generation|legacy-install)
     | ^\w*(?:Error|Exception):\ | ^Could\ not\ | ^No\ matching\ | ^Command\ .*\ failed | ^Double\ requirement
-    | ^Invalid\ requirement | \ has\ requirement\ """,
+    | ^Invalid\ requirement | \ has\ requirement\ | ^\S+:\d+:\d+:\ (?:fatal\ )?error:\ """,
     re.VERBOSE,
+)
+# What says once more that a package was not built, when that is said already.
+_AGAIN = re.compile(
+    r"Building wheel for .* (?:exited|did not run)|Could not build wheels|Failed to build installable|<Install"
+)
+# What fails before a package has told its name is of the last one that pip has begun with.
+_BEGINS = re.compile(r"^(?:Collecting|Obtaining|Processing) (\S+)", re.MULTILINE)
+_NAMELESS = re.compile(
+    r"egg_info|Getting requirements to build|[Pp]reparing metadata|package metadata|build dependencies"
 )
 _LINES, _LONGEST = 3, 240
 # How much of the log is looked at: the last characters, and of each line the first ones.
@@ -54,7 +69,7 @@ def error(status: int, log: str) -> RunnerError:
         return MachineError(f"pip was killed by signal {-status} while it installed the requirements")
     if _DISK.search(text):
         return MachineError("the disk is full: the requirements could not be installed")
-    if fault := _NETWORK.search(text):
+    if fault := _NETWORK.search(text) or (None if _SURELY_THEIRS.search(text) else _RETRIED.search(text)):
         line = text[text.rfind("\n", 0, fault.start()) + 1 :].partition("\n")[0]
         return Unavailable(f"a package index does not answer as it should: {_shown(line)}")
     return RequirementError(f"the requirements cannot be installed: {_summary(text)}")
@@ -62,10 +77,14 @@ def error(status: int, log: str) -> RunnerError:
 
 def _summary(text: str) -> str:
     lines = [line.strip() for line in _TRACEBACK.sub("", text).splitlines() if line.strip()]
-    useful = list(dict.fromkeys(line for line in lines if _USEFUL.search(line)))
-    return "; ".join(_shown(line) for line in useful[-_LINES:] or lines[-1:]) or "pip does not say why"
+    useful = list(dict.fromkeys(line for line in lines if _USEFUL.search(line) and not _AGAIN.search(line)))
+    said = "; ".join(_shown(line) for line in useful[-_LINES:] or lines[-1:]) or "pip does not say why"
+    begun = _BEGINS.findall(text)
+    return f"{_shown(begun[-1])}: {said}" if begun and _NAMELESS.search(said) else said
 
 
 def _shown(line: str) -> str:
     """Cut between words, for half a secret would not be found in what is shown."""
-    return textwrap.shorten(public(line.strip().removeprefix("ERROR: ")), _LONGEST, placeholder=" …")
+    return textwrap.shorten(
+        public(line.strip().removeprefix("ERROR: ").removeprefix("[present-rich] ")), _LONGEST, placeholder=" …"
+    )

@@ -35,6 +35,9 @@ _SPOILED = "spoiled.json"
 # What an entry is called while it is being removed.
 _GONE = ".gone-"
 
+# Experiments may run as another user; who may come near, the directory above these says.
+_OPEN = 0o755
+
 # How often to look whether another attempt has built the environment; whether it lets go of the list. In seconds.
 _BUILDING, _LISTING = 0.2, 0.005
 
@@ -101,11 +104,11 @@ class Environment:
         os.utime(self.directory / _LOCK)
 
     def seal(self, about: About) -> None:
-        """Make it read-only, and note what it is."""
+        """Make it read-only for everybody who gets here, whatever umask it was built with, and note what it is."""
         entries = list(walk(self.content))
         for path, status in entries:
             if not stat.S_ISLNK(status.st_mode):
-                os.chmod(path, status.st_mode & 0o555)  # noqa: PTH101 -- there are many
+                os.chmod(path, 0o555 if status.st_mode & 0o100 else 0o444)  # noqa: PTH101 -- there are many
         checked = [(path, status) for path, status in entries if _counts(path)]
         folders = [path for path, status in checked if stat.S_ISDIR(status.st_mode)]
         note = {
@@ -191,8 +194,10 @@ class Environments:
                     return None
                 entry.close()
             number = 1 + max((int(directory.name.rpartition("-")[2]) for directory in directories), default=0)
-            (self._root / f"{key}-{number}").mkdir()
-            entry = Environment(self._root / f"{key}-{number}")
+            directory = self._root / f"{key}-{number}"
+            directory.mkdir()
+            directory.chmod(_OPEN)
+            entry = Environment(directory)
             entry.own()
             return entry
 
@@ -257,6 +262,8 @@ class Environments:
     def _listed(self) -> Iterator[list[Path]]:
         """List the entries; none comes, becomes ready or goes in the meantime."""
         self._root.mkdir(parents=True, exist_ok=True)
+        if self._root.stat().st_mode & _OPEN != _OPEN:
+            self._root.chmod(_OPEN)
         with (self._root / _LOCK).open("a") as lock:
             while not try_lock(lock):
                 self._pause(_LISTING)

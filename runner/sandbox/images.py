@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,14 +42,15 @@ for bin in $PATH; do
 done
 exit 0
 """
-_QUESTION = """
+_QUESTION = r"""
 import json, os, sys
 try:
     import ensurepip, venv
 except ImportError:
     venv = None
 version = "%d.%d.%d" % sys.version_info[:3]
-print(json.dumps({"path": sys.argv[1], "version": version, "venv": bool(venv), "environ": dict(os.environ)}))
+answer = {"path": sys.argv[1], "version": version, "venv": bool(venv), "environ": dict(os.environ)}
+print("\n" + json.dumps(answer))
 """
 # Of all Pythons of an image, in bytes.
 _LONGEST_ANSWER = 16 * 1024 * 1024
@@ -152,11 +153,22 @@ class Images:
         new(answer)
         container = Container(self._job, self._program, image)
         container.try_out(["/bin/sh", "-c", _PROBE, str(answer), _QUESTION])
-        found = [json.loads(line) for line in end_of(answer, _LONGEST_ANSWER).decode(errors="replace").splitlines()]
+        found = list(_answers(end_of(answer, _LONGEST_ANSWER).decode(errors="replace")))
         for each in found:
             kept = {name: value for name, value in each["environ"].items() if not _OF_SINGULARITY.fullmatch(name)}
             each["environ"] = kept
         return found
+
+
+def _answers(said: str) -> Iterator[dict[str, Any]]:
+    """Yield what Pythons answered, and not what else some of them print when they start."""
+    for line in said.split("\n"):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict) and answer.keys() == {"path", "version", "venv", "environ"}:
+            yield answer
 
 
 def _sha256(path: Path, pause: Callable[[float], None]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.machine.users import own_home
 from runner.secrets.redaction import public
 
 # What never changes the packages that are installed.
@@ -67,6 +68,8 @@ _SWITCHES = {
     "no-build-isolation": ("--no-build-isolation",),
 }
 _ON = ("1", "true", "yes", "on")
+# In pip's files and variables this one has the opposite meaning: https://github.com/pypa/pip/issues/5735
+_SWITCHED = {"no-build-isolation": ("0", "false", "no", "off")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Indexes:
             parser = configparser.RawConfigParser()
             try:
                 parser.read(path)
-            except configparser.Error:
+            except (configparser.Error, UnicodeDecodeError):
                 continue  # pip will say so
             for name, settings in sections.items():
                 if parser.has_section(name):
@@ -113,7 +116,7 @@ class Indexes:
         for name, value in self.settings.items():
             if name in _OPTIONS:
                 options += [word for each in value.replace(",", " ").split() for word in (_OPTIONS[name], each)]
-            elif name in _SWITCHES and value.strip().lower() in _ON:
+            elif name in _SWITCHES and value.strip().lower() in _SWITCHED.get(name, _ON):
                 options += _SWITCHES[name]
         return options
 
@@ -144,7 +147,7 @@ def _text(path: str) -> str:
 
 def _files(environ: Mapping[str, str]) -> list[Path]:
     """List pip's configuration files, the one that wins last."""
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or own_home())
     named = environ.get("PIP_CONFIG_FILE", "")
     if named == os.devnull:
         return []

@@ -7,13 +7,18 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from runner.errors import MachineError
+from runner.machine.users import own_home
 
 _NAME = re.compile(r"python(\d(\.\d+)?)?$")
-# Other implementations have Python's version too, but not its compiled packages.
-_QUESTION = "import sys; print('' if hasattr(sys, 'pypy_version_info') else '%d.%d.%d' % sys.version_info[:3])"
+# Other implementations, and the one without its global lock, have Python's version too, but not its compiled packages.
+_QUESTION = (
+    "import sys; other = hasattr(sys, 'pypy_version_info') or 't' in getattr(sys, 'abiflags', ''); "
+    "print('' if other else '%d.%d.%d' % sys.version_info[:3])"
+)
 
 # Many writers make 3.1 of the number 3.10, and nobody wants the Python of 2009.
 _MEANT: dict[tuple[int, ...], tuple[int, ...]] = {(3, 1): (3, 10)}
@@ -60,19 +65,24 @@ def there(directories: list[Path] | None = None, *, more: Sequence[str] = ()) ->
 
 
 def _directories(more: Sequence[str]) -> list[Path]:
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or own_home() / ".pyenv") / "versions"
+    data = Path(os.environ.get("XDG_DATA_HOME") or own_home() / ".local" / "share")
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     path = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
-    named = [place for each in more for place in (Path(each), Path(each, "bin"), *sorted(Path(each).glob("*/bin")))]
-    return named + path + sorted(pyenv.glob("*/bin")) + sorted(uv.glob("*/bin"))
+    named = [place for each in more for place in (Path(each), Path(each, "bin"), *_programs(Path(each)))]
+    return named + path + _programs(pyenv) + _programs(uv)
+
+
+def _programs(root: Path) -> list[Path]:
+    """Return the directories of programs of what is installed side by side; none where we may not look."""
+    return sorted(root / found for found in glob("*/bin", root_dir=root))  # noqa: PTH207 -- Path.glob raises
 
 
 def _installed(directories: list[Path]) -> list[Interpreter]:
     """Interpreters that work and have a module venv, each file once; the earliest directory's of equal ones first."""
-    seen: dict[Path, Interpreter] = {}
+    seen: dict[str, Interpreter] = {}
     for candidate in _candidates(directories):
-        real = candidate.resolve()
+        real = os.path.realpath(candidate)  # which takes links in a circle, too
         # A pyenv shim is a shell script that may start any version; the real ones are listed beside it.
         if real in seen or "shims" in candidate.parts:
             continue
@@ -99,7 +109,7 @@ _versions: dict[tuple[str, int], tuple[int, ...]] = {}
 def _version(path: Path) -> tuple[int, ...]:
     """Return an interpreter's version, () when it does not work; remembered for as long as the file is the same."""
     try:
-        known = (str(path.resolve()), path.stat().st_mtime_ns)
+        known = (os.path.realpath(path), path.stat().st_mtime_ns)
     except OSError:
         return ()
     if known not in _versions:

@@ -9,12 +9,12 @@ import base64
 import json
 import re
 from contextlib import closing
-from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from requests import Response
 
 from runner.errors import RunnerError
+from runner.machine.users import own_home
 from runner.storage.base import BasicCredentials
 from runner.storage.transport import Transport, Trust
 
@@ -105,7 +105,7 @@ def _kept_login(registry: str) -> str:
     """Return the login for a registry that apptainer's or docker's own program has kept."""
     for name in _LOGINS:
         try:
-            found = json.loads((Path.home() / name).read_text())["auths"][registry]["auth"]
+            found = json.loads((own_home() / name).read_text())["auths"][registry]["auth"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         return f"Basic {found}"

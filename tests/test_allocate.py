@@ -87,7 +87,7 @@ def test_what_is_given_out_never_exceeds_the_machine_and_comes_back(
             with pytest.raises(ValueError, match="do not fit"):
                 allocator.reserve(need)
         assert sum((each.need for each in held), Resources()) == total - allocator.free
-        assert allocator.free.within(total)
+        assert min(allocator.free.cpus, allocator.free.ram, allocator.free.hdd) >= 0
         check_cards(found, held)
     for each in held:
         allocator.release(each)
@@ -104,6 +104,16 @@ def test_an_account_that_does_not_balance_is_an_error() -> None:
     allocator.release(one)
     with pytest.raises(ValueError, match="not reserved"):
         allocator.release(one)
+
+
+@pytest.mark.parametrize(
+    ("need", "only"),
+    [(Need(4, gpus=Wish(8)), True), (Need(5, gpus=Wish(8)), False), (Need(4, gpus=Wish(4)), False), (Need(5), False)],
+)
+def test_what_also_lacks_something_else_does_not_lack_only_gpus(need: Need, only: bool) -> None:
+    allocator = Allocator(Resources(8, 8, 8), cards(8))
+    allocator.reserve(Need(4, gpus=Wish(4)))
+    assert allocator.lacks_only_gpus(need) is only
 
 
 # Packing

@@ -310,6 +310,18 @@ def test_a_message_comes_in_by_its_envelope_or_not_at_all(whole: Place) -> None:
         received(inside, whole)
 
 
+def test_a_copy_is_known_by_what_was_signed_and_by_nothing_that_anybody_may_change(whole: Place) -> None:
+    raw = b64decode(HELLO["message"]["signature"])[-64:]
+    wire = b"\0\0\0\x0bssh-ed25519\0\0\0\x40" + raw
+    names = {
+        received(json.dumps(changed(signature=b64encode(form).decode(), time_added=added)).encode(), whole).name
+        for form in (raw, wire)
+        for added in (1.0, 2.0)
+    }
+    assert names == {envelope.read(HELLO).name}
+    assert envelope.read(changed(payload="A")).name not in names
+
+
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"\xff", b"[]", b'{"experiment": {}}', json.dumps(HELLO).encode()])
 def test_what_is_inside_is_checked_like_any_message(body: bytes, whole: Place) -> None:
     """An envelope in an envelope is none that has been asked for."""

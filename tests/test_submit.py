@@ -195,6 +195,6 @@ def test_who_can_write_to_the_store_writes_to_no_other_file_of_ours_nor_to_the_t
     Record(wanted.record, stores).write({"status": "finished", "outcome": outcome})
     (tmp_path / "store" / "metadata").mkdir()
     (tmp_path / "store" / "evil.json").write_text("evil")
-    assert follow(wanted, stores, directory=tmp_path / "results" / "k", timeout=5) == 0
+    assert follow(wanted, stores, directory=tmp_path / "results" / "k", timeout=60) == 0
     assert "\x1b" not in capsys.readouterr().out
     assert not list((tmp_path).glob("results/**/evil.json"))

@@ -31,7 +31,7 @@ def test_a_clock_that_is_set_is_not_the_time_limit(jump: float, watch: Watch, mo
     """Machines that just started learn the time when experiments run already."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
-    watch.limit(0.5, LATE)
+    watch.limit(1.0, LATE)
     now += jump
     watch.check()
     with pytest.raises(ExperimentError, match="late"):

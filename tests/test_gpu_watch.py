@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
@@ -89,11 +90,28 @@ def test_the_cards_of_a_machine_are_found(machine: Callable[..., Machine]) -> No
 
 
 def test_an_old_driver_that_knows_less_is_asked_less(machine: Callable[..., Machine]) -> None:
-    missing = {"nvmlDeviceGetGraphicsRunningProcesses": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
-    missing["nvmlDeviceRegisterEvents"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-    missing["nvmlDeviceGetComputeRunningProcesses"] = pynvml.NVML_ERROR_NO_PERMISSION
+    missing = {
+        "nvmlDeviceGetGraphicsRunningProcesses_v2": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        "nvmlDeviceRegisterEvents": pynvml.NVML_ERROR_NOT_SUPPORTED,
+        "nvmlDeviceGetComputeRunningProcesses_v2": pynvml.NVML_ERROR_NO_PERMISSION,
+    }
     old = machine(Device(uncorrected=None, fails=missing), old=True)
     assert (old.slots, old.troubles) == ([16], [""])
+
+
+def test_an_old_driver_says_as_well_who_uses_a_card(machine: Callable[..., Machine]) -> None:
+    old = machine(Device(processes={1: None}), Device(used=3 * GIB, drawing={1: 3 * GIB}), old=True)
+    assert old.troubles == ["is used by others (process 1)", ""]
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Nvml) if name.startswith("nvml")])
+def test_what_an_older_driver_lacks_is_the_librarys_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of the real binding: some functions that name no version raise what is no NVMLError then."""
+    monkeypatch.setattr(pynvml, "nvmlLib", object())
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    function = getattr(pynvml, name)
+    with pytest.raises(pynvml.NVMLError, match="Function Not Found"):
+        function(*[0] * len(inspect.signature(function).parameters))
 
 
 @pytest.mark.parametrize("error", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])

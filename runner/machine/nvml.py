@@ -159,8 +159,13 @@ class Nvml:
         # The first version counts what the driver keeps for itself as used; old drivers know no other.
         memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2, default=None)
         memory = memory or ask(nvml.nvmlDeviceGetMemoryInfo, handle, default=None)
-        computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle, default=[])
-        drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses, handle, default=[])
+        # Drivers before 510 know only the second version, and those before 450 none of both.
+        computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle, default=None)
+        drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, handle, default=None)
+        if computing is None:
+            computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle, default=[])
+        if drawing is None:
+            drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v2, handle, default=[])
         processes = {each.pid: each.usedGpuMemory or 0 for each in computing}
         return replace(
             sight,

@@ -150,6 +150,13 @@ def test_instances_are_used_as_they_are_and_the_card_that_is_split_is_not(machin
     assert changed == {"nvmlEventSetCreate", "nvmlEventSetWait_v2"}
 
 
+def test_what_a_split_card_tells_of_its_instances_counts_once(machine: Callable[..., Machine]) -> None:
+    processes: dict[int, int | None] = {os.getpid(): 3 * GIB}
+    part = Device("MIG 3g.20gb", "MIG-a", 19968 * MIB, processes=processes)
+    one = machine(Device(**A100, instances=[part], processes=processes))
+    assert one.watch.memory_of([os.getpid()]) == 3 * GIB
+
+
 def test_a_split_card_without_instances_is_told(machine: Callable[..., Machine]) -> None:
     assert "MIG is on, but there are no instances" in machine(Device(**A100, instances=[])).gpus.offered()
 
@@ -317,6 +324,27 @@ def test_a_broken_card_breaks_its_instances(machine: Callable[..., Machine]) -> 
     assert one.gpus.cards[0].broken
 
 
+def test_the_lost_card_of_an_instance_is_told(machine: Callable[..., Machine]) -> None:
+    one = machine(Device(**A100, instances=[Device("MIG 3g.20gb", "MIG-a", 19968 * MIB)]))
+    grants = one.take()
+    one.library.devices[0].fails = {"all": pynvml.NVML_ERROR_GPU_IS_LOST}
+    one.look()
+    assert "GPU is lost" in one.watch.fault(grants)
+    assert [(card.uuid, card.broken) for card in one.gpus.cards] == [("MIG-a", True)]
+
+
+def test_a_card_whose_errors_could_not_be_listened_to_at_first_is_listened_to_later(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(Device(fails={"nvmlDeviceRegisterEvents": pynvml.NVML_ERROR_UNKNOWN}))
+    assert one.troubles == [""], "it can be used"
+    one.library.devices[0].fails = {}
+    one.look()
+    one.library.devices[0].xids = [79]
+    one.look()
+    assert one.troubles == ["failed with XID 79"]
+
+
 # The driver itself
 
 
@@ -329,6 +357,17 @@ def test_one_card_that_cannot_be_looked_at_is_left_out_until_it_can(machine: Cal
     two.library.devices[0].fails = {}
     two.look()
     assert two.troubles == ["", ""]
+
+
+def test_the_instances_of_a_card_that_cannot_be_looked_at_are_waited_for(machine: Callable[..., Machine]) -> None:
+    one = machine(Device(**A100, instances=[Device("MIG 3g.20gb", "MIG-a", 19968 * MIB)]))
+    one.library.devices[0].fails = {"nvmlDeviceGetMigMode": pynvml.NVML_ERROR_UNKNOWN}
+    one.look()
+    assert one.troubles == ["cannot be reached: NVIDIA's driver says 'Unknown Error'"]
+    assert one.gpus.could_ever(Wish(1))
+    one.library.devices[0].fails = {}
+    one.look()
+    assert one.troubles == [""]
 
 
 def test_a_driver_that_fails_costs_the_gpus_and_one_warning_until_it_works(

@@ -135,7 +135,8 @@ class GpuWatch:
             self.surveys += 1
             self._using = Counter()
             for sight in seen.survey.sights:
-                self._using.update(sight.processes)
+                if sight.instances is None:  # a split card tells all processes of its instances again
+                    self._using.update(sight.processes)
             self._take_over(seen, seen.survey)
         elif isinstance(seen.error, NoDriver):
             self._library = None

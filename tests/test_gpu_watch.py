@@ -300,6 +300,20 @@ def test_a_card_that_vanishes_broke(machine: Callable[..., Machine]) -> None:
     assert two.watch.fault(held) == "GPU 0 (Tesla V100-SXM2-16GB) is gone"
 
 
+def test_the_other_cards_keep_their_numbers_when_one_vanishes(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    three = machine(Device(), Device(), Device())
+    del three.library.devices[0]
+    three.look()
+    assert sorted(card.uuid[:5] for card in three.gpus.cards) == ["GPU-0", "GPU-1"], "the third one may be another's"
+    three.library.devices = three.library.devices[1:]
+    three.look()
+    assert [card.broken for card in three.gpus.cards] == [True, True]
+    assert "there is no such GPU" not in caplog.text
+
+
 def test_the_mistakes_of_programs_break_no_card(machine: Callable[..., Machine]) -> None:
     one = machine(Device())
     one.library.devices[0].xids = [13, 31, 43, 45, 109, 63]

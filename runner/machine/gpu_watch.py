@@ -80,6 +80,7 @@ class GpuWatch:
         self._warned = ""
         self._remarked: set[str] = set()
         self._using: Counter[int] = Counter()
+        self._numbers: dict[str, int] = {}
         self.surveys = 0
         """How often the cards have been looked at with success."""
 
@@ -137,7 +138,7 @@ class GpuWatch:
             for sight in seen.survey.sights:
                 if sight.instances is None:  # a split card tells all processes of its instances again
                     self._using.update(sight.processes)
-            self._take_over(seen, seen.survey)
+            self._take_over(seen, self._numbered(seen.survey))
         elif isinstance(seen.error, NoDriver):
             self._library = None
             self._gpus.renew((), str(seen.error))
@@ -159,10 +160,10 @@ class GpuWatch:
 
     def _take_over(self, seen: _Seen, survey: Survey) -> None:
         self._faults.learn(survey)
-        for word in set(visible.unknown(survey.sights, os.environ)) - self._remarked:
+        sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
+        for word in set(visible.unknown(list(sights.values()), os.environ)) - self._remarked:
             self._remarked.add(word)
             log.warning("%s: there is no such GPU", word)
-        sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
         found = []
         for sight in visible.allowed(list(sights.values()), os.environ):
             fault = self._faults.of(sight)
@@ -174,6 +175,12 @@ class GpuWatch:
         absent = "" if found else self._absence(survey)
         self._tell(found)
         self._gpus.renew(found, absent)
+
+    def _numbered(self, survey: Survey) -> Survey:
+        """Give each card the number that it had first: the others move up when one vanishes, but are no others."""
+        numbers = self._numbers
+        sights = [replace(each, index=numbers.setdefault(each.uuid, each.index)) for each in survey.sights]
+        return replace(survey, sights=tuple(sights))
 
     def _absence(self, survey: Survey) -> str:
         if any(sight.instances is not None for sight in survey.sights):

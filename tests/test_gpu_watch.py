@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -200,6 +201,18 @@ def test_memory_in_use_shows_who_cannot_be_seen(machine: Callable[..., Machine])
 def test_a_desktop_on_a_card_is_nobody_who_computes(machine: Callable[..., Machine]) -> None:
     one = machine(Device(used=3 * GIB, drawing={1: 3 * GIB}))
     assert one.troubles == [""]
+
+
+def test_the_desktop_of_windows_is_nobody_either(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In WSL 2 the driver names no processes, and all memory is in use by nobody."""
+    monkeypatch.setattr("runner.machine.gpu_watch._WINDOWS", tmp_path)
+    untold = dict.fromkeys(
+        (f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for kind in ("Compute", "Graphics") for version in (2, 3)),
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+    )
+    assert machine(Device(used=3 * GIB, fails=untold)).troubles == [""]
 
 
 def test_cudas_server_that_shares_a_card_is_nobody_by_itself(

@@ -36,6 +36,9 @@ _OVERDUE = 30.0
 # What more than this part of a card's memory is used for by nobody who is seen has somebody who is not: containers do
 # not see each other's processes.
 _NOISE = 0.1
+# There where the cards are Windows': in WSL 2, and in containers of Docker Desktop. The driver names no processes then,
+# and what the desktop draws is memory that somebody unseen uses.
+_WINDOWS = Path("/dev/dxg")
 # What computes for others by CUDA's Multi-Process Service; as long as processes' names are.
 _SERVER = "nvidia-cuda-mps-server"[:15]
 
@@ -227,7 +230,7 @@ def _used_by_others(sight: Sight, seen: _Seen) -> str:
     if others:
         return f"is used by others (process {others[0]})"
     unseen = sight.used - sight.displayed - sum(sight.processes.values())
-    if unseen > sight.memory * _NOISE:
+    if unseen > sight.memory * _NOISE and not _WINDOWS.exists():
         return f"is used by others ({format_size(unseen)} of its memory)"
     return ""
 

@@ -206,7 +206,7 @@ def test_a_desktop_on_a_card_is_nobody_who_computes(machine: Callable[..., Machi
 def test_the_desktop_of_windows_is_nobody_either(
     machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In WSL 2 the driver names no processes, and all memory is in use by nobody."""
+    """In WSL 2 the driver does not name its processes."""
     monkeypatch.setattr("runner.machine.gpu_watch._WINDOWS", tmp_path)
     untold = dict.fromkeys(
         (f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for kind in ("Compute", "Graphics") for version in (2, 3)),

@@ -36,8 +36,8 @@ _OVERDUE = 30.0
 # What more than this part of a card's memory is used for by nobody who is seen has somebody who is not: containers do
 # not see each other's processes.
 _NOISE = 0.1
-# There where the cards are Windows': in WSL 2, and in containers of Docker Desktop. The driver names no processes then,
-# and what the desktop draws is memory that somebody unseen uses.
+# There where the cards are Windows': in WSL 2, and in containers of Docker Desktop. The driver does not name Windows'
+# processes then, and what the desktop draws is memory that somebody unseen uses.
 _WINDOWS = Path("/dev/dxg")
 # What computes for others by CUDA's Multi-Process Service; as long as processes' names are.
 _SERVER = "nvidia-cuda-mps-server"[:15]

@@ -40,6 +40,9 @@ MIB = 2**20
         ("NVIDIA GeForce GT 710", 2002, (3, 5), 2),
         ("Something of the year 2040", 4096 * 1024, (30, 0), 1364),
         ("GRID V100-8Q", 8192, (7, 0), 8),
+        ("NVIDIA A100-10C", 10240, (8, 0), 6),
+        ("NVIDIA A100-1-5C", 5120, (8, 0), 4),
+        ("NVIDIA A100-40C", 40960, (8, 0), 24),
     ],
 )
 def test_every_card_has_slots(name: str, mebibytes: int, capability: tuple[int, int], slots: int) -> None:

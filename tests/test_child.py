@@ -57,10 +57,18 @@ def test_an_order_is_carried_out_and_its_events_are_told_in_order(
     loop: Loop, child: Child, home: Path, tmp_path: Path
 ) -> None:
     told: list[Event] = []
-    child.tell = told.append
+    numbers: dict[str, int] = {}
+
+    def hear(event: Event) -> None:
+        told.append(event)
+        numbers[event.name if isinstance(event, Phase) else event.kind] = child.experiment
+
+    child.tell = hear
     child.begin(order(home, tmp_path))
     serve(loop, lambda: child.ended() is not None)
     assert child.ended() == events.DONE
+    assert numbers["started"] > 0
+    assert numbers["return"] == 0, "whoever has that number now must not be killed with the attempt"
     assert child.finished == Finished("completed", "experiment 'k', attempt 1, completed", verdict="ok", exit_status=0)
     kinds = [type(event) for event in told]
     assert kinds[0] is Placed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -89,11 +91,28 @@ def test_the_cards_of_a_machine_are_found(machine: Callable[..., Machine]) -> No
 
 
 def test_an_old_driver_that_knows_less_is_asked_less(machine: Callable[..., Machine]) -> None:
-    missing = {"nvmlDeviceGetGraphicsRunningProcesses": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND}
-    missing["nvmlDeviceRegisterEvents"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-    missing["nvmlDeviceGetComputeRunningProcesses"] = pynvml.NVML_ERROR_NO_PERMISSION
+    missing = {
+        "nvmlDeviceGetGraphicsRunningProcesses_v2": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        "nvmlDeviceRegisterEvents": pynvml.NVML_ERROR_NOT_SUPPORTED,
+        "nvmlDeviceGetComputeRunningProcesses_v2": pynvml.NVML_ERROR_NO_PERMISSION,
+    }
     old = machine(Device(uncorrected=None, fails=missing), old=True)
     assert (old.slots, old.troubles) == ([16], [""])
+
+
+def test_an_old_driver_says_as_well_who_uses_a_card(machine: Callable[..., Machine]) -> None:
+    old = machine(Device(processes={1: None}), Device(used=3 * GIB, drawing={1: 3 * GIB}), old=True)
+    assert old.troubles == ["is used by others (process 1)", ""]
+
+
+@pytest.mark.parametrize("name", [name for name in vars(Nvml) if name.startswith("nvml")])
+def test_what_an_older_driver_lacks_is_the_librarys_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Of the real binding: some functions that name no version raise what is no NVMLError then."""
+    monkeypatch.setattr(pynvml, "nvmlLib", object())
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    function = getattr(pynvml, name)
+    with pytest.raises(pynvml.NVMLError, match="Function Not Found"):
+        function(*[0] * len(inspect.signature(function).parameters))
 
 
 @pytest.mark.parametrize("error", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
@@ -130,6 +149,13 @@ def test_instances_are_used_as_they_are_and_the_card_that_is_split_is_not(machin
     assert [grant.uuid for grant in split.take(2)] == ["MIG-1g.5gb"]
     changed = {call for call in split.library.calls if "Set" in call or "Create" in call or "Reset" in call}
     assert changed == {"nvmlEventSetCreate", "nvmlEventSetWait_v2"}
+
+
+def test_what_a_split_card_tells_of_its_instances_counts_once(machine: Callable[..., Machine]) -> None:
+    processes: dict[int, int | None] = {os.getpid(): 3 * GIB}
+    part = Device("MIG 3g.20gb", "MIG-a", 19968 * MIB, processes=processes)
+    one = machine(Device(**A100, instances=[part], processes=processes))
+    assert one.watch.memory_of([os.getpid()]) == 3 * GIB
 
 
 def test_a_split_card_without_instances_is_told(machine: Callable[..., Machine]) -> None:
@@ -175,6 +201,18 @@ def test_memory_in_use_shows_who_cannot_be_seen(machine: Callable[..., Machine])
 def test_a_desktop_on_a_card_is_nobody_who_computes(machine: Callable[..., Machine]) -> None:
     one = machine(Device(used=3 * GIB, drawing={1: 3 * GIB}))
     assert one.troubles == [""]
+
+
+def test_the_desktop_of_windows_is_nobody_either(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In WSL 2 the driver does not name its processes."""
+    monkeypatch.setattr("runner.machine.gpu_watch._WINDOWS", tmp_path)
+    untold = dict.fromkeys(
+        (f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for kind in ("Compute", "Graphics") for version in (2, 3)),
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+    )
+    assert machine(Device(used=3 * GIB, fails=untold)).troubles == [""]
 
 
 def test_cudas_server_that_shares_a_card_is_nobody_by_itself(
@@ -275,6 +313,20 @@ def test_a_card_that_vanishes_broke(machine: Callable[..., Machine]) -> None:
     assert two.watch.fault(held) == "GPU 0 (Tesla V100-SXM2-16GB) is gone"
 
 
+def test_the_other_cards_keep_their_numbers_when_one_vanishes(
+    machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    three = machine(Device(), Device(), Device())
+    del three.library.devices[0]
+    three.look()
+    assert sorted(card.uuid[:5] for card in three.gpus.cards) == ["GPU-0", "GPU-1"], "the third one may be another's"
+    three.library.devices = three.library.devices[1:]
+    three.look()
+    assert [card.broken for card in three.gpus.cards] == [True, True]
+    assert "there is no such GPU" not in caplog.text
+
+
 def test_the_mistakes_of_programs_break_no_card(machine: Callable[..., Machine]) -> None:
     one = machine(Device())
     one.library.devices[0].xids = [13, 31, 43, 45, 109, 63]
@@ -299,6 +351,27 @@ def test_a_broken_card_breaks_its_instances(machine: Callable[..., Machine]) -> 
     assert one.gpus.cards[0].broken
 
 
+def test_the_lost_card_of_an_instance_is_told(machine: Callable[..., Machine]) -> None:
+    one = machine(Device(**A100, instances=[Device("MIG 3g.20gb", "MIG-a", 19968 * MIB)]))
+    grants = one.take()
+    one.library.devices[0].fails = {"all": pynvml.NVML_ERROR_GPU_IS_LOST}
+    one.look()
+    assert "GPU is lost" in one.watch.fault(grants)
+    assert [(card.uuid, card.broken) for card in one.gpus.cards] == [("MIG-a", True)]
+
+
+def test_a_card_whose_errors_could_not_be_listened_to_at_first_is_listened_to_later(
+    machine: Callable[..., Machine],
+) -> None:
+    one = machine(Device(fails={"nvmlDeviceRegisterEvents": pynvml.NVML_ERROR_UNKNOWN}))
+    assert one.troubles == [""], "it can be used"
+    one.library.devices[0].fails = {}
+    one.look()
+    one.library.devices[0].xids = [79]
+    one.look()
+    assert one.troubles == ["failed with XID 79"]
+
+
 # The driver itself
 
 
@@ -311,6 +384,17 @@ def test_one_card_that_cannot_be_looked_at_is_left_out_until_it_can(machine: Cal
     two.library.devices[0].fails = {}
     two.look()
     assert two.troubles == ["", ""]
+
+
+def test_the_instances_of_a_card_that_cannot_be_looked_at_are_waited_for(machine: Callable[..., Machine]) -> None:
+    one = machine(Device(**A100, instances=[Device("MIG 3g.20gb", "MIG-a", 19968 * MIB)]))
+    one.library.devices[0].fails = {"nvmlDeviceGetMigMode": pynvml.NVML_ERROR_UNKNOWN}
+    one.look()
+    assert one.troubles == ["cannot be reached: NVIDIA's driver says 'Unknown Error'"]
+    assert one.gpus.could_ever(Wish(1))
+    one.library.devices[0].fails = {}
+    one.look()
+    assert one.troubles == [""]
 
 
 def test_a_driver_that_fails_costs_the_gpus_and_one_warning_until_it_works(

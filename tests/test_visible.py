@@ -28,7 +28,6 @@ def seen(**environ: str) -> str:
         ("", ""),
         ("-1", ""),
         ("none", ""),
-        ("void", ""),
         ("NoDevFiles", ""),
         ("GPU-bbbbbbbb-1111", "b"),
         ("GPU-bb", "b"),
@@ -59,6 +58,26 @@ def test_the_hosts_indexes_mean_all_that_a_container_sees() -> None:
     """Its cards are numbered from 0, whatever numbers they have outside."""
     assert len(allowed(WHOLE, {"NVIDIA_VISIBLE_DEVICES": "4,6,7"})) == 3
     assert unknown(WHOLE, {"NVIDIA_VISIBLE_DEVICES": "4,6,7"}) == []
+
+
+def test_the_hosts_indexes_of_instances_mean_all_that_a_container_sees() -> None:
+    inside = [Sight("GPU-d", 0, "card", instances=7), Sight("MIG-a", 0, "part", parent="GPU-d", instance=0)]
+    assert allowed(inside, {"NVIDIA_VISIBLE_DEVICES": "3:1"}) == inside
+    assert unknown(inside, {"NVIDIA_VISIBLE_DEVICES": "3:1"}) == []
+    two = [*inside, Sight("MIG-b", 0, "part", parent="GPU-d", instance=1)]
+    assert allowed(two, {"NVIDIA_VISIBLE_DEVICES": "0:1"}) == two[2:], "that is no container's"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["void", "/var/run/nvidia-container-devices", "nvidia.com/gpu=all", "k8s.device-plugin.nvidia.com/gpu=GPU-b"],
+)
+def test_cards_that_a_container_was_given_in_another_way_are_not_hidden(value: str) -> None:
+    """By the Container Device Interface, and by Kubernetes' device plugin as volume mounts."""
+    assert not forbidden({"NVIDIA_VISIBLE_DEVICES": value})
+    assert seen(NVIDIA_VISIBLE_DEVICES=value) == "abc01"
+    assert unknown(ALL, {"NVIDIA_VISIBLE_DEVICES": value}) == []
+    assert seen(CUDA_VISIBLE_DEVICES=value) == ""
 
 
 def test_it_is_told_which_variable_hides_all_and_which_word_means_nothing() -> None:

@@ -15,6 +15,8 @@ _KNOWN = (
     (re.compile(r"V100\b"), 16),
     (re.compile(r"A100\b(?!.*80GB)"), 24),
 )
+# A part of a card that a hypervisor gave to this machine: 10 GB of an A100, A100-10C.
+_VIRTUAL = re.compile(r"-\d+[ABCQ]\b")
 _MAKER = re.compile(r"^(NVIDIA|Tesla|GeForce|Quadro)\s+")
 
 # Slots of 60 GiB, from a compute capability on. Those with stacked memory compute faster than others of their time; the
@@ -40,7 +42,7 @@ def slots_of(name: str, memory: int, capability: tuple[int, int]) -> int:
     while (short := _MAKER.sub("", name)) != name:
         name = short
     for pattern, slots in _KNOWN:
-        if pattern.match(name):
+        if pattern.match(name) and not _VIRTUAL.search(name):
             return slots
     rate = _RATES[bisect_right(_CAPABILITIES, capability) - 1][1]
     # Drivers keep some of the memory to themselves: what is sold as 24 GB has 22.5.

@@ -36,6 +36,9 @@ _OVERDUE = 30.0
 # What more than this part of a card's memory is used for by nobody who is seen has somebody who is not: containers do
 # not see each other's processes.
 _NOISE = 0.1
+# There where the cards are Windows': in WSL 2, and in containers of Docker Desktop. The driver does not name Windows'
+# processes then, and what the desktop draws is memory that somebody unseen uses.
+_WINDOWS = Path("/dev/dxg")
 # What computes for others by CUDA's Multi-Process Service; as long as processes' names are.
 _SERVER = "nvidia-cuda-mps-server"[:15]
 
@@ -80,6 +83,7 @@ class GpuWatch:
         self._warned = ""
         self._remarked: set[str] = set()
         self._using: Counter[int] = Counter()
+        self._numbers: dict[str, int] = {}
         self.surveys = 0
         """How often the cards have been looked at with success."""
 
@@ -135,8 +139,9 @@ class GpuWatch:
             self.surveys += 1
             self._using = Counter()
             for sight in seen.survey.sights:
-                self._using.update(sight.processes)
-            self._take_over(seen, seen.survey)
+                if sight.instances is None:  # a split card tells all processes of its instances again
+                    self._using.update(sight.processes)
+            self._take_over(seen, self._numbered(seen.survey))
         elif isinstance(seen.error, NoDriver):
             self._library = None
             self._gpus.renew((), str(seen.error))
@@ -158,10 +163,10 @@ class GpuWatch:
 
     def _take_over(self, seen: _Seen, survey: Survey) -> None:
         self._faults.learn(survey)
-        for word in set(visible.unknown(survey.sights, os.environ)) - self._remarked:
+        sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
+        for word in set(visible.unknown(list(sights.values()), os.environ)) - self._remarked:
             self._remarked.add(word)
             log.warning("%s: there is no such GPU", word)
-        sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
         found = []
         for sight in visible.allowed(list(sights.values()), os.environ):
             fault = self._faults.of(sight)
@@ -173,6 +178,12 @@ class GpuWatch:
         absent = "" if found else self._absence(survey)
         self._tell(found)
         self._gpus.renew(found, absent)
+
+    def _numbered(self, survey: Survey) -> Survey:
+        """Give each card the number that it had first: the others move up when one vanishes, but are no others."""
+        numbers = self._numbers
+        sights = [replace(each, index=numbers.setdefault(each.uuid, each.index)) for each in survey.sights]
+        return replace(survey, sights=tuple(sights))
 
     def _absence(self, survey: Survey) -> str:
         if any(sight.instances is not None for sight in survey.sights):
@@ -219,7 +230,7 @@ def _used_by_others(sight: Sight, seen: _Seen) -> str:
     if others:
         return f"is used by others (process {others[0]})"
     unseen = sight.used - sight.displayed - sum(sight.processes.values())
-    if unseen > sight.memory * _NOISE:
+    if unseen > sight.memory * _NOISE and not _WINDOWS.exists():
         return f"is used by others ({format_size(unseen)} of its memory)"
     return ""
 

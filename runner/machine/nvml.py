@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,7 +93,7 @@ class Nvml:
             if error.value in absent:
                 raise NoDriver(f"NVIDIA's driver says: {error}") from error
             raise Silent(f"NVIDIA's driver says: {error}") from error
-        self._seen: dict[int, Sight] = {}
+        self._seen: dict[int, list[Sight]] = {}
         self._listening: set[str] = set()
 
     def survey(self) -> Survey:
@@ -104,21 +105,18 @@ class Nvml:
         except self._nvml.NVMLError as error:
             raise Silent(f"NVIDIA's driver says: {error}") from error
 
-    def _look(self, index: int) -> Iterator[Sight]:
-        """Yield a card and its MIG instances; one that cannot be looked at is told as it was, with the reason."""
+    def _look(self, index: int) -> list[Sight]:
+        """Return a card and its MIG instances; one that cannot be looked at is told as it was, with the reason."""
         try:
             handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
             card = self._card(index, handle)
-            parts = list(self._parts(card, handle))
+            seen = self._seen[index] = [card, *self._parts(card, handle)]
         except self._nvml.NVMLError as error:
             lost = error.value in (self._nvml.NVML_ERROR_GPU_IS_LOST, self._nvml.NVML_ERROR_RESET_REQUIRED)
-            known = self._seen.get(index, Sight(f"unknown-{index}", index, "no name", placeholder=True))
+            known = self._seen.get(index, [Sight(f"unknown-{index}", index, "no name", placeholder=True)])
             why = f"cannot be reached: NVIDIA's driver says {str(error)!r}"
-            yield replace(known, fault=why if lost else "", error="" if lost else why)
-            return
-        self._seen[index] = card
-        yield card
-        yield from parts
+            return [replace(sight, fault=why if lost else "", error="" if lost else why) for sight in known]
+        return seen
 
     def _card(self, index: int, handle: Any) -> Sight:
         nvml, ask = self._nvml, self._optional
@@ -159,8 +157,13 @@ class Nvml:
         # The first version counts what the driver keeps for itself as used; old drivers know no other.
         memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2, default=None)
         memory = memory or ask(nvml.nvmlDeviceGetMemoryInfo, handle, default=None)
-        computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle, default=[])
-        drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses, handle, default=[])
+        # Drivers before 510 know only the second version, and those before 450 none of both.
+        computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle, default=None)
+        drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, handle, default=None)
+        if computing is None:
+            computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle, default=[])
+        if drawing is None:
+            drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v2, handle, default=[])
         processes = {each.pid: each.usedGpuMemory or 0 for each in computing}
         return replace(
             sight,
@@ -178,10 +181,11 @@ class Nvml:
     # Events
 
     def _listen(self, uuid: str, handle: Any) -> None:
+        """Have a card's XIDs told; one of which they are not is as good, and is asked again."""
         if self._events is not None and uuid not in self._listening:
-            self._listening.add(uuid)
-            kind = self._nvml.nvmlEventTypeXidCriticalError
-            self._optional(self._nvml.nvmlDeviceRegisterEvents, handle, kind, self._events, default=None)
+            with suppress(self._nvml.NVMLError):
+                self._nvml.nvmlDeviceRegisterEvents(handle, self._nvml.nvmlEventTypeXidCriticalError, self._events)
+                self._listening.add(uuid)
 
     def _xids(self) -> Iterator[tuple[str, int]]:
         for _ in range(1000 if self._listening else 0):

@@ -8,12 +8,15 @@ there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from runner.machine.nvml import Sight
 
 _CUDA, _CONTAINER = "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"
 _NONE = ("none", "void", "nodevfiles", "-1")
+# What a container has that was given its cards in another way: by the Container Device Interface (void, or its names,
+# vendor/class=device), or by Kubernetes' device plugin as mounts below a directory.
+_CHOSEN = re.compile(r"void$|/|[^/]+/[^/]+=")
 
 
 def forbidden(environ: Mapping[str, str]) -> str:
@@ -25,29 +28,32 @@ def forbidden(environ: Mapping[str, str]) -> str:
 
 def allowed(sights: Sequence[Sight], environ: Mapping[str, str]) -> list[Sight]:
     """Return the cards, and the instances of cards, that may be used."""
-    found = list(sights)
-    for name in (_CUDA, _CONTAINER):
-        words = _words(name, environ)
-        if words is not None and not (name == _CONTAINER and _renumbered(words, sights)):
-            found = [sight for sight in found if _named(sight, words)]
-    return found
+    lists = [words for _, words in _restrictions(sights, environ)]
+    return [sight for sight in sights if all(_named(sight, words) for words in lists)]
 
 
-def unknown(sights: Iterable[Sight], environ: Mapping[str, str]) -> list[str]:
+def unknown(sights: Sequence[Sight], environ: Mapping[str, str]) -> list[str]:
     """Return what the variables name and is not there, as NAME=WORD."""
-    sights = list(sights)
     return [
         f"{name}={word}"
-        for name in (_CUDA, _CONTAINER)
-        if not (name == _CONTAINER and _renumbered(_words(name, environ) or [], sights))
-        for word in _words(name, environ) or ()
+        for name, words in _restrictions(sights, environ)
+        for word in words
         if not any(_named(sight, [word]) for sight in sights)
     ]
 
 
+def _restrictions(sights: Sequence[Sight], environ: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each variable that restricts the cards, and what it names."""
+    for name in (_CUDA, _CONTAINER):
+        words = _words(name, environ)
+        if words is not None and not (name == _CONTAINER and _renumbered(words, sights)):
+            yield name, words
+
+
 def _words(name: str, environ: Mapping[str, str]) -> list[str] | None:
-    """Return what a variable names; None when it names all."""
-    if name not in environ or environ[name].strip().lower() == "all":
+    """Return what a variable names; None when it names all, or leaves it to others."""
+    value = environ.get(name, "all").strip().lower()
+    if value == "all" or (name == _CONTAINER and _CHOSEN.match(value)):
         return None
     words: list[str] = []
     for word in map(str.strip, environ[name].split(",")):
@@ -58,10 +64,14 @@ def _words(name: str, environ: Mapping[str, str]) -> list[str] | None:
     return words
 
 
-def _renumbered(words: Sequence[str], sights: Iterable[Sight]) -> bool:
-    """True for indexes of the host's, of which a container sees only the cards: it numbers them anew."""
-    cards = {sight.index for sight in sights if not sight.parent}
-    return all(word.isdigit() for word in words) and len(set(words)) == len(cards)
+def _renumbered(words: Sequence[str], sights: Sequence[Sight]) -> bool:
+    """True for indexes of the host's, of which a container sees only the cards and instances: it numbers them anew."""
+    indexes = {index for word in words if (index := _index(word))}
+    cards, parts = ([sight for sight in sights if bool(sight.parent) == part] for part in (False, True))
+    named = [instance for _, instance in indexes if instance is not None]
+    return (
+        all(map(_index, words)) and len({card for card, _ in indexes}) == len(cards) and len(named) in (0, len(parts))
+    )
 
 
 def _named(sight: Sight, words: Iterable[str]) -> bool:
@@ -70,9 +80,14 @@ def _named(sight: Sight, words: Iterable[str]) -> bool:
 
 def _is_named(sight: Sight, word: str) -> bool:
     """True when a word means a card, the card that an instance is of, or the instance itself."""
-    if word.isdigit():
-        return int(word) == sight.index
-    if match := re.fullmatch(r"(\d+)[:.](\d+)", word):
-        return bool(sight.parent) and (int(match[1]), int(match[2])) == (sight.index, sight.instance)
+    if index := _index(word):
+        card, instance = index
+        return card == sight.index and (instance is None or (bool(sight.parent) and instance == sight.instance))
     # The parts of UUIDs that tell them apart are enough.
     return any(uuid.startswith(word) for uuid in (sight.uuid, sight.parent) if uuid)
+
+
+def _index(word: str) -> tuple[int, int | None] | None:
+    """Return the number of a card, and that of its instance where the word has one; None when it is no index."""
+    match = re.fullmatch(r"(\d+)(?:[:.](\d+))?", word)
+    return (int(match[1]), int(match[2]) if match[2] else None) if match else None

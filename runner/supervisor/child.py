@@ -106,6 +106,8 @@ class Child:
             self.place = event.name
         elif isinstance(event, events.Started):
             self.experiment = event.pid
+        elif isinstance(event, events.Phase) and event.name == "return":
+            self.experiment = 0  # it is over, and its number soon another's, while its results are stored for hours
         self.tell(event)
 
     def ended(self) -> int | None:

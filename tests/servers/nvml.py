@@ -70,6 +70,10 @@ class Nvml:
         if device and (error := device.fails.get(function) or device.fails.get("all")):
             raise pynvml.NVMLError(error)
 
+    def _must_be_new(self) -> None:
+        if self.old:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+
     def nvmlInit(self) -> None:
         self._enter("nvmlInit")
 
@@ -94,8 +98,7 @@ class Nvml:
         self._enter("nvmlDeviceGetMemoryInfo", device)
         if version is None:
             return SimpleNamespace(total=device.memory, used=device.used + device.reserved)
-        if self.old:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        self._must_be_new()
         return SimpleNamespace(total=device.memory, used=device.used, reserved=device.reserved)
 
     def nvmlDeviceGetCudaComputeCapability(self, device: Device) -> tuple[int, int]:
@@ -120,13 +123,23 @@ class Nvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return found
 
-    def nvmlDeviceGetComputeRunningProcesses(self, device: Device) -> list[Any]:
-        self._enter("nvmlDeviceGetComputeRunningProcesses", device)
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in device.processes.items()]
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: Device) -> list[Any]:
+        self._enter("nvmlDeviceGetComputeRunningProcesses_v3", device)
+        self._must_be_new()
+        return _listed(device.processes)
 
-    def nvmlDeviceGetGraphicsRunningProcesses(self, device: Device) -> list[Any]:
-        self._enter("nvmlDeviceGetGraphicsRunningProcesses", device)
-        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in device.drawing.items()]
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, device: Device) -> list[Any]:
+        self._enter("nvmlDeviceGetComputeRunningProcesses_v2", device)
+        return _listed(device.processes)
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, device: Device) -> list[Any]:
+        self._enter("nvmlDeviceGetGraphicsRunningProcesses_v3", device)
+        self._must_be_new()
+        return _listed(device.drawing)
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, device: Device) -> list[Any]:
+        self._enter("nvmlDeviceGetGraphicsRunningProcesses_v2", device)
+        return _listed(device.drawing)
 
     def nvmlDeviceGetTotalEccErrors(self, device: Device, kind: int, counter: int) -> int:
         self._enter("nvmlDeviceGetTotalEccErrors", device)
@@ -157,6 +170,10 @@ class Nvml:
             if device.listened and device.xids:
                 return SimpleNamespace(device=device, eventType=8, eventData=device.xids.pop(0))
         raise pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)
+
+
+def _listed(processes: dict[int, int | None]) -> list[Any]:
+    return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in processes.items()]
 
 
 class FromFile(Nvml):

@@ -190,8 +190,8 @@ def test_a_message_is_looked_at_with_its_stores(tmp_path: Path) -> None:
 def test_a_message_that_this_machine_cannot_run_is_told(tmp_path: Path) -> None:
     for wanted, told in (
         ({"pythonver": "3.99"}, "no Python 3.99"),
-        ({"resources_needed": {"ram": "900tb"}}, "needs 1 cpus, 819 TiB ram"),
-        ({"resources_needed": {"gpus": 1}}, "needs 1 cpus, 0 B ram, 0 B hdd, 1 GPU slot"),
+        ({"resources_needed": {"ram": "900tb"}}, "needs 1 cpu, 819 TiB ram"),
+        ({"resources_needed": {"gpus": 1}}, "needs 1 cpu, 0 B ram, 0 B hdd, 1 GPU slot"),
     ):
         level, words = findings(tmp_path, "--cpu-only", message(tmp_path, **wanted))["machine"][-1]
         assert (level, told in words) == ("fail", True), words

@@ -38,11 +38,24 @@ _UNUSED = 30 * 86400
 
 def main() -> int:
     """Start the program; return its exit status."""
-    os.umask(os.umask(0o077) | 0o002)  # Python writes byte code there, too, that everybody must not replace
-    sys.path[0] = unpacked(sys.argv[0])
-    from runner.cli import main as start  # noqa: PLC0415 # it is there now
+    try:
+        _have_streams()
+        os.umask(os.umask(0o077) | 0o002)  # Python writes byte code there, too, that everybody must not replace
+        sys.path[0] = unpacked(sys.argv[0])
+        from runner.cli import main as start  # noqa: PLC0415 # it is there now
 
-    return start()
+        return start()
+    except KeyboardInterrupt:
+        return 130
+
+
+def _have_streams() -> None:
+    """Open standard streams that are closed: files of ours would get their numbers, and what is said would go there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 # as Python does
 
 
 def unpacked(file: str) -> str:

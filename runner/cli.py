@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 
 from runner import __version__, log
-from runner.errors import ConfigError, RequestError, RunnerError
+from runner.errors import ConfigError, RequestError, RunnerError, is_machines_own
 from runner.options.reading import HelpWanted, read
 from runner.options.settings import Settings, log_style
 
@@ -45,13 +47,37 @@ _COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; return its exit status: 0, 1 for an error told in a sentence, 2 for a mistake in the options."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: no name is a reason to end
     try:
-        return _told(list(sys.argv[1:] if arguments is None else arguments))
+        status = _told(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read what we print has enough; nor must Python try it again at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read what we print has enough
+        _say_no_more()
         return 141
+    except OSError as error:
+        return _told_of_the_system(error)
+    return status
+
+
+def _told_of_the_system(error: OSError) -> int:
+    """Tell what the system refuses: a file, or the output itself. Others are mistakes of ours, and raised again."""
+    if error.filename is None and not is_machines_own(error):
+        raise error
+    logging.getLogger(__name__).debug("an error of the system ends the program", exc_info=error)
+    if error.filename is None:
+        _say_no_more()
+    with suppress(OSError):
+        what = error.filename or "what it says cannot be written"
+        print(f"studio-runner: {what}: {error.strerror}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _say_no_more() -> None:
+    """Have Python not try once more at its end what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _told(words: list[str]) -> int:

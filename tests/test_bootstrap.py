@@ -159,6 +159,30 @@ def test_nothing_is_run_from_where_others_may_have_written(
     assert place(start(file, WORKING_DIR=shared, TMPDIR=other)).parent.parent == other
 
 
+def test_closed_streams_are_opened_before_a_file_gets_their_numbers(file: Path, tmp_path: Path) -> None:
+    root = place(start(file, STUDIO_RUNNER_ROOT=tmp_path))
+    report = tmp_path / "report"
+    text = f"""
+import os, sys
+def main():
+    print("said", file=sys.stderr)
+    found = [os.readlink(f"/proc/self/fd/{{n}}") + str(os.get_inheritable(n)) + sys.stdin.read() for n in range(3)]
+    open({str(report)!r}, "w").write(" ".join(found))
+    return 3
+"""
+    (root / "runner" / "cli.py").write_text(text)
+    argv = ["sh", "-c", 'exec "$0" "$1" <&- >&- 2>&-', sys.executable, file]
+    done = subprocess.run(argv, env={"STUDIO_RUNNER_ROOT": str(tmp_path)}, check=False)
+    assert (done.returncode, report.read_text()) == (3, " ".join(["/dev/nullTrue"] * 3))
+
+
+def test_an_interrupt_while_the_program_is_imported_ends_it_quietly(file: Path, tmp_path: Path) -> None:
+    root = place(start(file, STUDIO_RUNNER_ROOT=tmp_path))
+    (root / "runner" / "cli.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nmain = print")
+    done = start(file, STUDIO_RUNNER_ROOT=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_where_it_can_be_nowhere_it_says_so(file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = start(file, STUDIO_RUNNER_ROOT=tmp_path / "file")

@@ -108,7 +108,9 @@ def test_what_is_no_sealed_message_is_refused_whatever_keys_there_are(place: Pla
         place.open(payload)
 
 
-def test_a_start_without_any_usable_key_is_a_mistake_and_one_without_keys_is_none(place: Place) -> None:
+def test_a_start_without_any_usable_key_is_a_mistake_and_one_without_keys_is_none(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     assert place.check() == 0
     place.put(OLD, passphrase="secret")
     (place.root / "encryption" / "ssh-privatekey-2").mkdir()
@@ -116,9 +118,11 @@ def test_a_start_without_any_usable_key_is_a_mistake_and_one_without_keys_is_non
     with pytest.raises(ConfigError) as caught:
         place.check()
     assert len(caught.value.faults) == 2
+    assert not set(caught.value.faults) & set(caplog.messages), "who gets the mistake tells it"
     place.put(NEW, "-3")
     place.now = 20
     assert place.check() == 1
+    assert set(caught.value.faults) <= set(caplog.messages)
 
 
 def test_a_key_that_is_half_written_is_read_when_it_is_whole(place: Place) -> None:

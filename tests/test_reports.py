@@ -47,3 +47,28 @@ def test_reports_for_a_queue_that_is_deleted_are_forgotten(tmp_path: Path) -> No
         stream.line(Line("more"))
         assert opened() == before
     reports.close()
+
+
+class Searched(Directory):
+    """A server that counts how often all of its queues are listed."""
+
+    searches = 0
+
+    def others(self) -> list[str]:
+        self.searches += 1
+        return super().others()
+
+
+def test_queues_that_nobody_has_a_key_for_cost_no_search_each(tmp_path: Path) -> None:
+    """With thousands of queues, a look at all of them for each of them keeps the runner from its work for minutes."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    shutil.copy(KEY, keys / "local_heard")
+    server = Searched(tmp_path, matcher("^local_", ""))
+    reports = Reports(KeyDirectory(keys, clock=lambda: 100.0), lambda: 100.0)
+    for number in range(50):
+        reports.scanning(server, f"local_{number}")
+    assert server.searches == 0
+    reports.scanning(server, "local_heard")
+    assert server.searches == 1
+    reports.close()

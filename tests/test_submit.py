@@ -6,6 +6,7 @@ import json
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,10 @@ def test_a_module_can_be_run(there: list[str], tmp_path: Path) -> None:
         (["code", "other.py"], "has no file 'other.py'"),
         (["--artifact", "data=missing", "code", "train.py"], "'missing' is neither a directory nor a file"),
         (["--store", "gs://bucket", "code", "train.py"], "--store"),
-        (["--store", "nonsense", "code", "train.py"], "--store"),
+        (["--store", "nonsense", "code", "train.py"], "--store is 'nonsense'"),
+        (["--store", "file:///proc/none", "code", "train.py"], "--store: /proc/none cannot be made: No such file"),
+        (["--queue", "local_q_response", "code", "train.py"], "queues of that name carry reports"),
+        (["--queue", "../local_q", "code", "train.py"], "cannot be the name of a directory"),
         (["--queue-root", "missing", "code", "train.py"], "--queue-root is 'missing', which is not a directory"),
         (["--env", "A", "code", "train.py"], "must be NAME=VALUE"),
         (["--amqp-url", "amqp://x", "code", "train.py"], "one place where the queue is"),
@@ -182,6 +186,53 @@ def test_waiting_ends_when_the_time_is_over(there: list[str], capsys: pytest.Cap
     with pytest.raises(Unavailable, match="is not over after"):
         main([*there, "--wait", "--timeout", "10ms", "code", "train.py"])
     assert "is waiting" in capsys.readouterr().out
+
+
+def test_a_queue_that_runners_do_not_read_by_themselves_is_told(
+    there: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*there, "code", "train.py"]) == 0
+    assert "only runners with" not in capsys.readouterr().err
+    assert main([*there, "--queue", "mine", "code", "train.py"]) == 0
+    assert "only runners with --queue mine" in capsys.readouterr().err
+
+
+class Client(Record):
+    """A record whose store answers as the script has it: a sentence is an error, and None an interrupt."""
+
+    def __init__(self, *script: dict[str, object] | str | None) -> None:
+        self._script = list(script)
+
+    def read(self) -> dict[str, Any]:
+        said = self._script.pop(0)
+        if said is None:
+            raise KeyboardInterrupt
+        if isinstance(said, str):
+            raise Unavailable(said)
+        return said
+
+
+def test_waiting_goes_on_while_the_store_does_not_answer(
+    there: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = {"status": "running"}
+    over = {"status": "finished", "outcome": {"verdict": "ok", "sentence": "it is over"}}
+    client = Client(running, "no route", "no route", {}, running, over)
+    monkeypatch.setattr("runner.commands.follow.Record", lambda *_: client)
+    monkeypatch.setattr("runner.commands.follow._POLL", 0)
+    assert main([*there, "--key", "k", "--wait", "code", "train.py"]) == 0
+    said = capsys.readouterr().out.splitlines()[1:]
+    gone = "k is no longer known: its record is not in the store"
+    assert said == ["k is running", "k is out of sight: no route", gone, "k is running", "it is over"]
+
+
+def test_who_stops_waiting_is_told_that_the_experiment_goes_on(
+    there: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("runner.commands.follow.Record", lambda *_: Client(None))
+    with pytest.raises(KeyboardInterrupt):
+        main([*there, "--key", "k", "--wait", "code", "train.py"])
+    assert capsys.readouterr().err.endswith("not waiting any more: k goes on without us\n")
 
 
 def test_who_can_write_to_the_store_writes_to_no_other_file_of_ours_nor_to_the_terminal(

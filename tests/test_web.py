@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -241,6 +242,40 @@ def test_top_shows_the_same_and_obeys_nobody(shown: Shown, capsys: pytest.Captur
         top.main(["--once", "--prom-address", shown.web(":0")])
     with pytest.raises(Unavailable, match="does not answer"):
         top.main(["--once", "--prom-address", "127.0.0.1:1"])
+
+
+def test_top_goes_on_when_the_runner_is_started_anew(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [STATUS.document(), Unavailable("n:9090 does not answer"), ConfigError("no runner works here")] * 2
+
+    def ask(_where: str) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(top, "ask", ask)
+    screens = top._screens(top.TopSettings(prom_address="n:9090"))
+    told = [next(screens) for _ in range(4)]
+    assert told[1:3] == ["n:9090 does not answer; asking again", "no runner works here; asking again"]
+    assert "RUNNING (1)" in told[0] and told[3] == told[0]
+
+
+@pytest.mark.parametrize(("wide", "high"), [(80, 24), (20, 5), (200, 60)])
+def test_top_shows_no_more_than_the_terminal_has_room_for(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch, wide: int, high: int
+) -> None:
+    idle = tuple(Queue(f"rmq_{number}", "rmq") for number in range(1000))
+    shown.status = replace(STATUS, queues=(*idle, Queue("rmq_last", "rmq", why="it waits")))
+    where = shown.web()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(wide))
+    monkeypatch.setenv("LINES", str(high))
+    lines = next(top._screens(top.TopSettings(prom_address=where))).split("\n")
+    assert len(lines) < high and (wide < 80 or max(map(len, lines)) <= wide)
+    if high == 60:
+        queues = lines.index("QUEUES")
+        assert lines[queues + 1] == "  rmq_last  0 running  it waits", "what somebody may wonder about comes first"
+        assert lines[queues + 11] == "  and 991 more" and "OUTCOMES" in lines
 
 
 def test_top_says_how_to_find_a_runner(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,12 @@ _POLL = 0.5
 
 def follow(wanted: Request, stores: Stores, *, directory: Path, timeout: float) -> int:
     """Wait for the experiment's end and fetch what it left; return the exit status."""
-    outcome = _outcome(wanted, stores, timeout)
+    try:
+        outcome = _outcome(wanted, stores, timeout)
+    except KeyboardInterrupt:
+        told = printable(f"studio-runner: not waiting any more: {wanted.key} goes on without us")
+        print(told, file=sys.stderr)  # noqa: T201
+        raise
     print(printable(str(outcome.get("sentence") or "it is over, but no runner said how")))  # noqa: T201
     for label, path in fetch_results(wanted, stores, directory):
         print(f"  {label:10} {path}")  # noqa: T201
@@ -54,7 +60,7 @@ def _outcome(wanted: Request, stores: Stores, timeout: float) -> dict[str, Any]:
     record, told = Record(wanted.record, stores), ""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        found = record.read()
+        found = _read(record)
         status = str(found.get("status"))
         if status in ("finished", "stopped"):
             outcome = found.get("outcome")
@@ -64,6 +70,14 @@ def _outcome(wanted: Request, stores: Stores, timeout: float) -> dict[str, Any]:
             told = status
         time.sleep(_POLL)
     raise Unavailable(f"{wanted.key} is not over after {format_duration(timeout)}: it goes on without us")
+
+
+def _read(record: Record) -> dict[str, Any]:
+    """Return the record; its status says so while its store does not answer: a laptop's network comes and goes."""
+    try:
+        return record.read() or {"status": "no longer known: its record is not in the store"}
+    except Unavailable as error:
+        return {"status": f"out of sight: {error}"}
 
 
 def _fetched(artifact: Artifact, stores: Stores, directory: Path) -> bool:

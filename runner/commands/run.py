@@ -20,7 +20,7 @@ from runner.commands import message_file, serve
 from runner.commands.follow import METADATA, RESULTS, fetch_results
 from runner.commands.message_file import ByHand
 from runner.commands.only_message import OnlyMessage
-from runner.commands.shelf import Shelf, packed, shelf_at, store
+from runner.commands.shelf import Shelf, made, packed, shelf_at, store
 from runner.errors import ConfigError
 from runner.events import DONE, FAILED, GIVE_BACK
 from runner.message import request
@@ -119,7 +119,7 @@ def _place(script: Path, settings: RunSettings) -> tuple[Shelf, Path]:
         directory = Path(settings.output).expanduser().resolve()
         if directory == workspace or workspace in directory.parents:
             raise ConfigError(f"--output {settings.output} is in the script's directory, and would be packed with it")
-        directory.mkdir(parents=True, exist_ok=True)
+        made(directory, "--output")
     return shelf_at(f"file://{directory}/store", tls=False, s3_ca=""), directory
 
 

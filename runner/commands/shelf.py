@@ -57,11 +57,11 @@ def shelf_at(url: str, *, tls: bool, s3_ca: str) -> Shelf:
     try:
         base = locate(url.rstrip("/") + "/x", key="x")
     except ValueError as error:
-        raise ConfigError(f"--store {error}") from error
+        raise ConfigError(f"--store is {url!r}: {error}") from error
     if base.scheme not in ("s3", "file"):
         raise ConfigError(f"--store is {url!r}, but must be s3://HOST[:PORT]/BUCKET or file:///DIRECTORY")
     if base.scheme == "file":
-        Path(base.bucket).mkdir(parents=True, exist_ok=True)
+        made(Path(base.bucket), "--store")
     names = {
         "access_key": "AWS_ACCESS_KEY_ID",
         "secret_access_key": "AWS_SECRET_ACCESS_KEY",
@@ -72,6 +72,14 @@ def shelf_at(url: str, *, tls: bool, s3_ca: str) -> Shelf:
     credentials = {member: value for member, value in given.items() if value or member.endswith("access_key")}
     options = StoreOptions(s3_ca=s3_ca, file_roots=(base.bucket,), patience=Patience(_PATIENCE))
     return Shelf(replace(base, tls=base.tls or tls or bool(s3_ca)), credentials, Stores(options, sleep=time.sleep))
+
+
+def made(directory: Path, option: str) -> None:
+    """Make a directory that an option names, unless it is there. Raises ConfigError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option}: {directory} cannot be made: {error.strerror}") from error
 
 
 class _Useful:

@@ -21,8 +21,9 @@ from runner.commands.shelf import Shelf, packed, shelf_at, store
 from runner.errors import ConfigError
 from runner.message import request
 from runner.options.reading import option, read
-from runner.options.settings import ServerSettings
+from runner.options.settings import ServerSettings, Settings
 from runner.options.values import boolean, count
+from runner.queues import carries_reports, matcher
 from runner.queues.servers import sqs_options
 from runner.units import parse_duration
 
@@ -90,6 +91,10 @@ class SubmitSettings(ServerSettings):
         found = super().faults()
         if not self.queue:
             found.append("there is no queue to publish to: give --queue")
+        if carries_reports(self.queue):
+            found.append(f"--queue is {self.queue!r}, but queues of that name carry reports, and no runner reads them")
+        if self.queue_root and not _is_directory_name(self.queue):
+            found.append(f"--queue is {self.queue!r}, which cannot be the name of a directory that is a queue")
         if sum(map(bool, (self.queue_root, self.amqp_url, self.sqs_certs or self.sqs_region))) > 1:
             found.append("give one place where the queue is, not several: --queue-root, --amqp-url or SQS's options")
         if not self.store:
@@ -97,6 +102,11 @@ class SubmitSettings(ServerSettings):
         if bool(self.encrypt) != bool(self.sign):
             found.append("--encrypt and --sign belong together: runners open no message that is not signed")
         return found
+
+
+def _is_directory_name(queue: str) -> bool:
+    """Tell whether runners would find a queue of that name in --queue-root."""
+    return "/" not in queue and "\0" not in queue and not queue.startswith(".")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -128,7 +138,10 @@ def main(arguments: Sequence[str]) -> int:
     if wanted.record:
         Record(wanted.record, shelf.stores).write(request.redacted(document)["experiment"])
     _publish(settings, json.dumps(wrap(document)).encode())
-    print(f"submitted {wanted.key} to {settings.queue}")  # noqa: T201 -- talking to the user
+    print(f"submitted {wanted.key} to {settings.queue}", flush=True)  # noqa: T201 -- talking to the user
+    if not matcher(Settings.queue_match, "")(settings.queue):
+        told = f"only runners with --queue {settings.queue}, or a --queue-match of their own, read this queue"
+        print(f"studio-runner: {told}", file=sys.stderr)  # noqa: T201
     if not settings.wait:
         return 0
     return follow(wanted, shelf.stores, directory=Path(settings.output or wanted.key), timeout=settings.timeout)

@@ -30,6 +30,7 @@ _PACE = 2.0
 _ANSWER = 10.0
 _OUTCOMES = 10
 _LINES = 3
+_QUEUES = 10
 _BAR = 24
 _CLEAR = "\033[H\033[2J"
 _PHASES = {"start": "starting", "fetch": "fetching", "prepare": "environment", "run": "running", "return": "storing"}
@@ -46,14 +47,42 @@ class TopSettings(HomeSettings):
 def main(arguments: Sequence[str]) -> int:
     """Show it until interrupted, or once; return 0. Raises ConfigError, and Unavailable for a runner that is silent."""
     settings, _ = read(TopSettings, arguments, os.environ, usage=_USAGE)
+    if settings.once:
+        print("\n\n".join(_text(each) for each in _asked(settings)))  # noqa: T201 -- talking to the user
+        return 0
+    clear = _CLEAR if sys.stdout.isatty() else ""
     with suppress(KeyboardInterrupt):
-        while True:
-            shown = "\n\n".join(_text(ask(each)) for each in _addresses(settings))
-            print(shown if settings.once else f"{_CLEAR}{shown}", flush=True)  # noqa: T201 -- talking to the user
-            if settings.once:
-                break
+        for shown in _screens(settings):
+            print(f"{clear}{shown}", flush=True)  # noqa: T201
             time.sleep(_PACE)
     return 0
+
+
+def _screens(settings: TopSettings) -> Iterator[str]:
+    """Yield what is shown, again and again; a runner that was there may go, for it may be started anew."""
+    there = False
+    while True:
+        try:
+            shown = "\n\n".join(_text(each, queues=_QUEUES) for each in _asked(settings))
+            there = True
+        except (ConfigError, Unavailable) as error:
+            if not there:
+                raise
+            shown = _plain(f"{error}; asking again")
+        yield _fitting(shown)
+
+
+def _fitting(shown: str) -> str:
+    """Leave out the lines that would have those before them scroll out of a terminal."""
+    lines = shown.split("\n")
+    high = shutil.get_terminal_size().lines - 1 if sys.stdout.isatty() else len(lines)
+    if len(lines) > high:
+        lines[max(high - 1, 0) :] = [f"({len(lines) - high + 1} more lines: enlarge the terminal, or see top --once)"]
+    return "\n".join(lines)
+
+
+def _asked(settings: TopSettings) -> list[dict[str, Any]]:
+    return [ask(each) for each in _addresses(settings)]
 
 
 def _addresses(settings: TopSettings) -> list[str]:
@@ -85,13 +114,13 @@ def ask(where: str) -> dict[str, Any]:
         connection.close()
 
 
-def _text(status: dict[str, Any]) -> str:
-    """Write a status down, no wider than the terminal, in characters that do nothing to it."""
+def _text(status: dict[str, Any], *, queues: int | None = None) -> str:
+    """Write a status down, no wider than the terminal, in characters that do nothing to it; so many queues of it."""
     wide = shutil.get_terminal_size((120, 40)).columns if sys.stdout.isatty() else 160
-    return "\n".join(_plain(line)[:wide].rstrip() for line in _lines(status))
+    return "\n".join(_plain(line)[:wide].rstrip() for line in _lines(status, queues))
 
 
-def _lines(status: dict[str, Any]) -> Iterator[str]:
+def _lines(status: dict[str, Any], queues: int | None) -> Iterator[str]:
     now = status["time"]
     state = status["idle"] or ("working" if status["experiments"] else "waiting for work")
     yield f"studio-runner {status['version']} on {status['host']}, process {status['process']}: {state}"
@@ -113,8 +142,11 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
         yield from (f"    | {line}" for line in each["lines"][-_LINES:])
     yield ""
     yield "QUEUES"
-    for each in status["queues"]:
+    told = sorted(status["queues"], key=lambda each: (not each["why"], -each["running"]))
+    for each in told[:queues]:
         yield f"  {each['name']}  {each['running']} running  {each['why']}"
+    if queues and told[queues:]:
+        yield f"  and {len(told) - queues} more"
     yield ""
     yield "OUTCOMES"
     for each in status["outcomes"][:_OUTCOMES]:

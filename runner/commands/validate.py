@@ -45,7 +45,8 @@ def _described(wanted: Request) -> Iterator[tuple[str, str]]:
     yield "installs", _listed([*wanted.pythonenv, *wanted.pip]) or "nothing"
     asked = wanted.resources
     gpus = f", {asked.gpus} GPU slots" if asked.gpus else ""
-    yield "wants", f"{asked.cpus} cpus, {_size(asked.ram)} ram, {_size(asked.hdd)} hdd{gpus}"
+    cpus = f"{asked.cpus} cpu{'' if asked.cpus == 1 else 's'}"
+    yield "wants", f"{cpus}, {_size(asked.ram)} ram, {_size(asked.hdd)} hdd{gpus}"
     yield "ends", _limits(wanted)
     yield (
         "checkpoints",

@@ -44,6 +44,7 @@ class PrivateKeys:
         self._load()
         if self._faults and not self._keys:
             raise ConfigError(self._faults.values())
+        self._troubles.tell(self._faults.values())
         return len(self._keys)
 
     def open(self, payload: bytes) -> bytes:
@@ -69,6 +70,7 @@ class PrivateKeys:
         from runner.crypto.sealing import open_sealed  # noqa: PLC0415
 
         self._load()
+        self._troubles.tell(self._faults.values())
         for key in self._keys.values():
             try:
                 return open_sealed(payload, key)
@@ -90,7 +92,6 @@ class PrivateKeys:
                 self._forget(name)
                 self._read(name, *sources[name])
         self._sources = sources
-        self._troubles.tell(self._faults.values())
 
     def _current(self) -> dict[str, tuple[bytes | None, bytes | None]]:
         passphrases = self._passphrases.contents()

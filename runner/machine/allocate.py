@@ -27,7 +27,11 @@ class Resources:
         return Resources(self.cpus - other.cpus, self.ram - other.ram, self.hdd - other.hdd)
 
     def __str__(self) -> str:
-        return f"{self.cpus} cpus, {format_size(self.ram)} ram, {format_size(self.hdd)} hdd"
+        return f"{_cores(self.cpus)}, {format_size(self.ram)} ram, {format_size(self.hdd)} hdd"
+
+
+def _cores(count: int) -> str:
+    return f"{count} cpu" if count == 1 else f"{count} cpus"
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,11 @@ class Allocator:
     def lacking(self, need: Need) -> str:
         """Say of what there is not enough just now: how much is needed, and how much is free."""
         pairs = [
-            (str(need.cpus), str(self.free.cpus), "cpus", need.cpus > self.free.cpus),
-            (format_size(need.ram), format_size(self.free.ram), "ram", need.ram > self.free.ram),
-            (format_size(need.hdd), format_size(self.free.hdd), "hdd", need.hdd > self.free.hdd),
+            (_cores(need.cpus), str(self.free.cpus), need.cpus > self.free.cpus),
+            (f"{format_size(need.ram)} ram", format_size(self.free.ram), need.ram > self.free.ram),
+            (f"{format_size(need.hdd)} hdd", format_size(self.free.hdd), need.hdd > self.free.hdd),
         ]
-        words = [f"{needed} {name}, and {free} are free" for needed, free, name, lacks in pairs if lacks]
+        words = [f"{needed}, and {free} are free" for needed, free, lacks in pairs if lacks]
         if not self.gpus.fits(need.gpus):
             words.append(self.gpus.lacking(need.gpus))
         return ", ".join(words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import platform
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +98,7 @@ class Reports:
         self._keys, self._clock = keys, clock
         self._host = platform.node()
         self._outboxes: dict[str, tuple[QueueServer, Outbox]] = {}
-        self._told: dict[str, float] = {}
+        self._told: OrderedDict[str, float] = OrderedDict()  # the longest ago first
         self._bad: set[str] = set()
         self._spool = Path(tempfile.gettempdir())
 
@@ -110,7 +111,9 @@ class Reports:
         now = self._clock()
         if now < self._told.get(queue, 0.0) + _SCANNING:
             return
-        self._told = {name: told for name, told in self._told.items() if now < told + _SCANNING} | {queue: now}
+        while self._told and now >= next(iter(self._told.values())) + _SCANNING:
+            self._told.popitem(last=False)
+        self._told[queue] = now
         if send := self._way_to(server, queue):
             send(Reporter("", "", self._host).logging("scanning queue", Severity.INFO, {"queue": queue}))
 
@@ -132,6 +135,8 @@ class Reports:
 
     def _way_to(self, server: QueueServer, queue: str) -> Callable[[bytes], None] | None:
         """Return how to send reports of a queue, sealed; None when there is no queue for them, or no key."""
+        if not any(map(self._keys.find, responses_of(queue))):
+            return None  # at thousands of queues, to list them all for each of them takes minutes
         there = server.others()
         response = next((name for name in responses_of(queue) if name in there), None)
         sealer = self._sealer(response) if response else None

@@ -48,7 +48,7 @@ def find(wanted: str, directories: list[Path] | None = None, *, more: Sequence[s
     if numbers[0] < 3:
         raise MachineError(f"Python {named} makes no virtual environments: an image in _singularity can have it")
     if not fitting:
-        known = ", ".join(sorted({str(one) for one in found})) or "none at all"
+        known = ", ".join(dict.fromkeys(map(str, sorted(found, key=lambda one: one.version)))) or "none at all"
         raise MachineError(f"this machine has no Python {named} for the experiment (it has {known}): install it")
     return max(fitting, key=lambda one: one.version)
 

@@ -49,6 +49,14 @@ class _State:
         """What counts against it when queues compete."""
         return self.used + self.cores * _START
 
+    def answers(self, now: float) -> bool:
+        """Tell whether it was asked just now, and may have a message."""
+        return self.asked_since is not None and now - self.asked_since < _ANSWER
+
+    def claims(self, now: float) -> bool:
+        """Tell whether others may have to leave room for it."""
+        return self.held_for is not None or self.answers(now)
+
 
 @dataclass
 class Queues:
@@ -60,12 +68,14 @@ class Queues:
     reasons: Reasons
     _states: dict[str, _State] = field(default_factory=dict)
     _counted: float = 0.0
+    _claimants: dict[str, _State] = field(default_factory=dict)
 
     def rota(self) -> Iterator[tuple[QueueServer, str]]:
         """Yield every queue once, that which has used the machine least first."""
         known = [(server, queue) for server in self.servers for queue in server.queues()]
         names = {queue for _, queue in known}
         self._states = {name: state for name, state in self._states.items() if name in names or state.cores}
+        self._claimants = {name: state for name, state in self._states.items() if state.claims(self.clock())}
         self.reasons.known(names)
         self._count()
         yield from sorted(known, key=lambda each: (self._state(each[1]).share, random.random()))  # noqa: S311 -- a draw
@@ -103,6 +113,7 @@ class Queues:
             state.asked_since = None
         elif state.asked_since is None:
             state.asked_since = self.clock()
+            self._claimants[queue] = state
         elif self.clock() - state.asked_since > _ANSWER:
             state.starved_since = None  # it is empty
             self.reasons.clear(queue)
@@ -115,6 +126,7 @@ class Queues:
         """The queue's first message needs more than is free just now."""
         state = self._state(queue)
         state.held_for, state.held_until = need, self.clock() + _HELD
+        self._claimants[queue] = state
         if state.starved_since is None:
             state.starved_since = self.clock()
         if lacking := self.allocator.lacking(need):
@@ -162,10 +174,12 @@ class Queues:
     def _in_turn(self, queue: str, state: _State) -> bool:
         """Leave room for the queues that have used less, and are about to answer or starve."""
         free, now = self.allocator.free.cpus, self.clock()
-        for name, other in self._states.items():
+        # Those only: to look at all queues for each of them takes minutes when there are thousands.
+        self._claimants = {name: other for name, other in self._claimants.items() if other.claims(now)}
+        for name, other in self._claimants.items():
             if name == queue or other.share >= state.share:
                 continue
-            if other.asked_since is not None and now - other.asked_since < _ANSWER:
+            if other.answers(now):
                 free -= 1
             if (
                 other.held_for

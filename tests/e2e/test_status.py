@@ -29,7 +29,7 @@ def test_an_experiment_is_seen_from_its_beginning_to_its_end(place: Workplace) -
     status = until(seen, "the experiment's output is shown")
     (shown,) = [each for each in status["experiments"] if each["key"] == "demo"]
     assert (shown["phase"], shown["queue"], shown["attempt"]) == ("run", "local_test", 1)
-    assert shown["resources"].startswith("1 cpus, ")
+    assert shown["resources"].startswith("1 cpu, ")
     assert any('experiment="demo"' in labels for labels in runner.series("runner_project_running"))
     assert runner.series("runner_cores")['state="used"'] >= 1
     top = subprocess.run(

@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 
 from runner.commands.doctor.base import Check, Finding, Subject, fail, ok, skip, warn
-from runner.errors import ConfigError
+from runner.errors import ConfigError, RunnerError
 from runner.message.request import Artifact
 from runner.options.settings import Settings
 from runner.retry import Patience
 from runner.storage import connect
-from runner.storage.base import AwsCredentials, Credentials, Location, Store, StoreOptions, locate
+from runner.storage.base import AwsCredentials, Credentials, Location, NotFound, Store, StoreOptions, locate
 from runner.supervisor.orders import options_of
 
 # What is written to see whether that can be done; it stays there, for stores cannot remove anything.
@@ -53,10 +53,12 @@ def _of_message(artifacts: list[Artifact], subject: Subject) -> Iterator[Finding
     for artifact in missing:
         if not artifact.mutable or artifact.label == "workspace":
             yield fail(f"artifact {artifact.label!r} is not there: {artifact.location}", "store it, or submit again")
+    mutable = next((each for each in artifacts if each.mutable), None)
+    written = [_written(store, mutable.location)] if mutable else []
     there = [each.label for each in artifacts if each not in missing]
-    yield ok(f"{_shown(first.location)} can be read" + (f"; it has {', '.join(there)}" if there else ""))
-    for artifact in [each for each in artifacts if each.mutable][:1]:
-        yield _written(store, artifact.location)
+    if there or written:  # or else there may be no such bucket
+        yield ok(f"{_shown(first.location)} can be read" + (f"; it has {', '.join(there)}" if there else ""))
+    yield from written
 
 
 def _named(subject: Subject) -> Iterator[Finding]:
@@ -78,16 +80,22 @@ def _named(subject: Subject) -> Iterator[Finding]:
         options = replace(options, file_roots=(location.bucket,))
     store = connect(location.sibling(""), credentials, options)
     store.etag(location.key)
+    written = _written(store, location)
     how = "anonymously" if isinstance(credentials, AwsCredentials) and credentials.anonymous else ""
     yield ok(" ".join(filter(None, (_shown(location), "can be read", how))))
-    yield _written(store, location)
+    yield written
 
 
 def _written(store: Store, beside: Location) -> Finding:
-    """Write a few bytes beside an object."""
+    """Write a few bytes beside an object. Raises NotFound when there is no such bucket, which nothing else tells."""
     key = posixpath.join(posixpath.dirname(beside.key), _PROBE)
-    with store.create(key) as out:
-        out.write(b"studio-runner doctor was here: this may be removed\n")
+    try:
+        with store.create(key) as out:
+            out.write(b"studio-runner doctor was here: this may be removed\n")
+    except NotFound:
+        raise
+    except RunnerError as error:
+        return fail(str(error))
     return ok(f"{_shown(beside)} can be written: {key} is there now")
 
 

@@ -77,7 +77,11 @@ class EnvironmentSettings(HomeSettings):
         many=True,
     )
     uv: str = option(
-        "auto", "build environments with uv: auto (if it is there), never, or its path", values.uv, metavar="PROGRAM"
+        "auto",
+        "build environments with uv: auto (if it is there), never, or its path",
+        values.uv,
+        metavar="PROGRAM",
+        prefix="STUDIO_",
     )
     index_patience: float = option(
         300.0, "how long a package index may fail before the attempt is given up", parse_duration, metavar="DURATION"
@@ -135,6 +139,7 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
         values.queues,
         metavar="NAME",
         many=True,
+        prefix="STUDIO_",
     )
     queue_match: str = option(
         "^(rmq|sqs|local)_.*$", "take work only from queues matching this", values.pattern, metavar="RE"
@@ -244,7 +249,11 @@ class Settings(EnvironmentSettings, KeySettings, ServerSettings):
         metavar="DURATION",
     )
     nice: int = option(
-        0, "how much less than others experiments get of the processors, 0 to 19", values.niceness, metavar="N"
+        0,
+        "how much less than others experiments get of the processors, 0 to 19",
+        values.niceness,
+        metavar="N",
+        prefix="STUDIO_",
     )
     run_as: str = option(
         "", "user that experiments and their installers run as, where the runner is root", values.user, metavar="USER"

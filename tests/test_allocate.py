@@ -106,6 +106,15 @@ def test_an_account_that_does_not_balance_is_an_error() -> None:
         allocator.release(one)
 
 
+@pytest.mark.parametrize("need", [Need(cpus=2), Need(ram=2), Need(hdd=2)], ids=str)
+def test_each_resource_counts_by_itself(need: Need) -> None:
+    allocator = Allocator(Resources(3, 3, 3))
+    assert allocator.could_ever(need)
+    assert not allocator.could_ever(Need(2 * need.cpus, 2 * need.ram, 2 * need.hdd))
+    allocator.reserve(need)
+    assert not allocator.fits(need)
+
+
 @pytest.mark.parametrize(
     ("need", "only"),
     [(Need(4, gpus=Wish(8)), True), (Need(5, gpus=Wish(8)), False), (Need(4, gpus=Wish(4)), False), (Need(5), False)],

@@ -188,6 +188,8 @@ for group in (False, True):
 print("endless", flush=True)
 time.sleep(600)
 """
+    place.publish(place.message("print('the environment is there')", key="before"))
+    assert place.start("--limit-tasks", "1").ended() == 0
     sentence = fails(place, place.message(script, max_duration="5s"))
     assert "time limit (max_duration 5s)" in sentence
     assert "ended by SIGTERM" in place.output()

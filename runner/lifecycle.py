@@ -8,7 +8,8 @@ from types import FrameType
 
 from runner.units import format_duration
 
-_WATCHED = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP comes when the terminal is closed; nohup has it ignored, and so it stays.
+_WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Signals:
@@ -41,7 +42,8 @@ class Signals:
         self.stops += 1
 
     def __enter__(self) -> Signals:
-        self._former = {number: signal.signal(number, self._record) for number in _WATCHED}
+        wanted = [each for each in _WATCHED if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+        self._former = {number: signal.signal(number, self._record) for number in wanted}
         # A handler must exist for SIGCHLD to reach the wake-up descriptor.
         self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         self._former_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)

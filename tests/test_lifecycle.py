@@ -24,6 +24,13 @@ def test_stop_signals_are_counted_and_wake_a_selector() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_terminal_that_is_closed_stops_it_unless_nohup_was_given() -> None:
+    text = "import os, signal; from runner.lifecycle import Signals\nwith Signals() as s: os.kill(os.getpid(), 1)"
+    argv = [sys.executable, "-c", f"{text}\nprint(s.stops)"]
+    assert subprocess.run(argv, capture_output=True, check=True).stdout == b"1\n"
+    assert subprocess.run(["nohup", *argv], capture_output=True, check=True).stdout == b"0\n"
+
+
 def test_the_end_of_a_child_wakes_a_selector() -> None:
     with Signals() as signals:
         child = subprocess.Popen([sys.executable, "-c", ""])

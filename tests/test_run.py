@@ -74,6 +74,14 @@ def test_what_this_machine_cannot_run_is_not_the_scripts_failure(tmp_path: Path,
     assert done.stderr.endswith("was not run to its end here: the lines above say why\n")
 
 
+def test_what_is_over_before_it_begins_is_no_success(tmp_path: Path, working: Path) -> None:
+    document = message(tmp_path, time_added=1e9)
+    assert document["config"]["experimentLifetime"]
+    done = program(working, "run", tmp_path / "message.json")
+    assert done.returncode == 1
+    assert "experiment 'demo' is past its lifetime" in done.stderr
+
+
 def test_an_interrupted_script_is_stopped_and_what_it_has_is_kept(tmp_path: Path, working: Path) -> None:
     path = script(tmp_path, "import time; print('working', flush=True); time.sleep(600)")
     argv = [sys.executable, "-m", "runner", "run", "--output", str(tmp_path / "out"), str(path)]

@@ -13,7 +13,8 @@ QUEUE = "run"
 class OnlyMessage:
     """See QueueServer and Delivery, of which it is both. ``fate`` is what became of the message, "" while that is open.
 
-    It is ``acknowledged`` (completed, or over before), ``refused`` (it failed) or ``given back``.
+    It is ``acknowledged`` (completed, cancelled, or over before), ``refused`` (it failed) or ``given back``.
+    ``outcome`` is what the journal has of it in the end (see Finished), "" where this machine cannot run it.
     """
 
     kind = "run"
@@ -26,6 +27,7 @@ class OnlyMessage:
     def __init__(self, body: bytes) -> None:
         self.body = body
         self.fate = ""
+        self.outcome = ""
         self._taken = False
 
     def settled(self) -> bool:

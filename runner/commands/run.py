@@ -40,7 +40,7 @@ The exit status is {DONE} when it completed, {FAILED} when it failed,
 and {GIVE_BACK} when it could not be run to its end here."""
 
 _own = partial(option, prefix="STUDIO_")
-_FATES = {"acknowledged": DONE, "refused": FAILED, "given back": GIVE_BACK}
+_STATUSES = {"completed": DONE, "failed": FAILED, "refused": FAILED}
 
 
 def _requirement(value: str) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def _run(wanted: Request, settings: RunSettings) -> int:
         settings, clear_text_messages=True, echo_output=True, max_attempts=1, grace_period=0.0, prom_address=""
     )
     serve.serve(ours, clock=time.monotonic, only=only)
-    status = _FATES.get(only.fate, GIVE_BACK)
+    status = _STATUSES.get(only.outcome, GIVE_BACK)
     if status == GIVE_BACK:
         _say(f"experiment {wanted.key!r} was not run to its end here: the lines above say why")
     return status

@@ -104,6 +104,8 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
             clock=clock,
         )
         Supervisor(settings, parts).run(over=only.settled if only else None)
+        if only and parts.journal.outcomes:
+            only.outcome = parts.journal.outcomes[0].outcome
     return 0
 
 

@@ -54,6 +54,6 @@ class Stopping:
     def _say(self, running: int) -> None:
         if running:
             grace = format_duration(self._grace)
-            log.info("stopping: %d experiments have %s to finish; a second signal stops them now", running, grace)
+            log.info("stopping: what runs (%d) has %s to finish; a second signal stops it now", running, grace)
         else:
             log.info("stopping: nothing is running")

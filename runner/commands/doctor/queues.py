@@ -77,7 +77,8 @@ def directory(subject: Subject) -> Iterator[Finding]:
     for name in filter(work_queues(given), names):
         if not os.access(root / name, os.R_OK | os.W_OK | os.X_OK):
             yield fail(
-                f"{root / name} may not be read and written by this user", "messages are removed when they are done"
+                f"{root / name} may not be read and written by this user",
+                "change its owner or its mode: messages are removed when they are done",
             )
 
 

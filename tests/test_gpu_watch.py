@@ -255,6 +255,36 @@ def test_our_own_experiments_are_not_others(machine: Callable[..., Machine]) -> 
         experiment.stdin.close()
 
 
+def test_a_card_that_an_experiment_uses_without_having_been_given_it_is_not_given_to_another(
+    machine: Callable[..., Machine],
+) -> None:
+    """Scripts set CUDA_VISIBLE_DEVICES themselves."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as experiment:
+        two = machine(Device(), Device())
+        [given] = two.take()
+        two.library.devices[1].processes = {experiment.pid: GIB}
+        two.look()
+        assert given.uuid == two.gpus.cards[0].uuid
+        assert two.troubles == ["", f"is used by an experiment that was not given it (process {experiment.pid})"]
+        assert experiment.stdin
+        experiment.stdin.close()
+
+
+def test_a_card_that_is_given_out_while_it_is_looked_at_is_used_by_right(machine: Callable[..., Machine]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as experiment:
+        one = machine(Device())
+        one.library.hang.clear()
+        answers: list[bool] = []
+        one.watch.ask(lambda: answers.append(True))
+        one.take()
+        one.library.devices[0].processes = {experiment.pid: GIB}
+        one.library.hang.set()
+        one.until(lambda: answers)
+        assert one.troubles == [""]
+        assert experiment.stdin
+        experiment.stdin.close()
+
+
 def test_what_an_experiment_leaves_for_a_moment_costs_no_more_than_a_moment(machine: Callable[..., Machine]) -> None:
     one = machine(Device())
     grants = one.take()

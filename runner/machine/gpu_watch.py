@@ -54,7 +54,7 @@ class Library(Protocol):
 class _Seen:
     """A survey, or why there is none, and the processes of our own experiments meanwhile.
 
-    ``held`` are the cards of which something was given out when it began.
+    ``held`` are the cards of which something was given out meanwhile.
     """
 
     held: Collection[str]
@@ -163,6 +163,7 @@ class GpuWatch:
 
     def _take_over(self, seen: _Seen, survey: Survey) -> None:
         self._faults.learn(survey)
+        now = replace(seen, held={*seen.held, *self._gpus.held})  # what was given out since is used by right, too
         sights = {sight.uuid: sight for sight in (*survey.sights, *self._faults.broken())}
         for word in set(visible.unknown(list(sights.values()), os.environ)) - self._remarked:
             self._remarked.add(word)
@@ -170,7 +171,7 @@ class GpuWatch:
         found = []
         for sight in visible.allowed(list(sights.values()), os.environ):
             fault = self._faults.of(sight)
-            trouble = fault or sight.error or _used_by_others(sight, seen)
+            trouble = fault or sight.error or _used_by_others(sight, now)
             if trouble and not fault and sight.uuid in self._held:
                 self._due = self._clock() + _SOON
             if sight.instances is None:
@@ -223,12 +224,15 @@ def _used_by_others(sight: Sight, seen: _Seen) -> str:
     A process that is not to be seen here may be one of our own experiments', as the driver numbers it: on a card that
     one of them has, it does not count.
     """
-    others = sorted(pid for pid in set(sight.processes) - set(seen.ours) if _name(pid) != _SERVER)
+    users = sorted(pid for pid in sight.processes if _name(pid) != _SERVER)
+    others = [pid for pid in users if pid not in seen.ours]
     if sight.uuid in seen.held:
         others = [pid for pid in others if Path(f"/proc/{pid}").exists()]
         return f"is used by others, too (process {others[0]})" if others else ""
     if others:
         return f"is used by others (process {others[0]})"
+    if users:  # it has chosen its cards itself
+        return f"is used by an experiment that was not given it (process {users[0]})"
     unseen = sight.used - sight.displayed - sum(sight.processes.values())
     if unseen > sight.memory * _NOISE and not _WINDOWS.exists():
         return f"is used by others ({format_size(unseen)} of its memory)"

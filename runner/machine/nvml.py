@@ -157,13 +157,13 @@ class Nvml:
         # The first version counts what the driver keeps for itself as used; old drivers know no other.
         memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2, default=None)
         memory = memory or ask(nvml.nvmlDeviceGetMemoryInfo, handle, default=None)
-        # Drivers before 510 know only the second version, and those before 450 none of both.
-        computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle, default=None)
-        drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, handle, default=None)
-        if computing is None:
-            computing = ask(nvml.nvmlDeviceGetComputeRunningProcesses_v2, handle, default=[])
-        if drawing is None:
-            drawing = ask(nvml.nvmlDeviceGetGraphicsRunningProcesses_v2, handle, default=[])
+        # Drivers before 510 know only the second version, those before 450 neither.
+        computing = self._listed(
+            handle, nvml.nvmlDeviceGetComputeRunningProcesses_v3, nvml.nvmlDeviceGetComputeRunningProcesses_v2
+        )
+        drawing = self._listed(
+            handle, nvml.nvmlDeviceGetGraphicsRunningProcesses_v3, nvml.nvmlDeviceGetGraphicsRunningProcesses_v2
+        )
         processes = {each.pid: each.usedGpuMemory or 0 for each in computing}
         return replace(
             sight,
@@ -172,6 +172,11 @@ class Nvml:
             displayed=sum(each.usedGpuMemory or 0 for each in drawing if each.pid not in processes),
             processes=processes,
         )
+
+    def _listed(self, handle: Any, *versions: Callable[..., list[Any]]) -> list[Any]:
+        """Return what the first version of a function says that the driver knows; [] when it knows none."""
+        answers = (self._optional(each, handle, default=None) for each in versions)
+        return next((answer for answer in answers if answer is not None), [])
 
     def _fault(self, handle: Any) -> str:
         """Say what makes a card useless whoever uses it."""

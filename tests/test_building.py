@@ -191,6 +191,14 @@ def test_the_requirements_fault_is_told_at_once(
     assert "\n" not in str(caught.value)
 
 
+def test_a_hash_that_the_message_gives_and_nothing_has_is_its_fault(
+    tmp_path: Path, bare: Path, offered: HttpServer
+) -> None:
+    line = f"plum @ http://{offered.host}/files/plum-1-py3-none-any.whl#sha256={'0' * 64}"
+    with pytest.raises(RequirementError, match=f"whose hash the message gives as {'0' * 64}, the hash is "):
+        install(tmp_path, bare, settings(offered.host, PIP_FORCE_REINSTALL="1"), line)
+
+
 @pytest.mark.parametrize("how", ["link", "pipe", "directory", "very much"])
 def test_what_a_packages_build_puts_in_the_place_of_pips_log_harms_nobody(tmp_path: Path, how: str) -> None:
     """A build in a container must reach nothing of the host through what the runner writes and reads afterwards."""

@@ -166,6 +166,11 @@ def test_uv_is_told_what_pip_is_and_its_own_variables_win() -> None:
     assert "UV_DEFAULT_INDEX" not in Indexes.read({"PIP_INDEX_URL": "u", "UV_INDEX_URL": "v"}).variables_for_uv()
 
 
+def test_uv_keeps_nothing_for_users_without_a_home(tmp_path: Path) -> None:
+    homes = {"HOME": str(tmp_path)}, {"HOME": "/nonexistent"}, {"HOME": "/nonexistent", "UV_CACHE_DIR": str(tmp_path)}
+    assert ["UV_NO_CACHE" in Indexes.read(each).variables_for_uv() for each in homes] == [False, True, False]
+
+
 @pytest.mark.parametrize(
     ("value", "words"), [("0", ["--no-build-isolation"]), ("false", ["--no-build-isolation"]), ("1", [])]
 )

@@ -106,12 +106,25 @@ class Builder:
     def _install(self, venv: Path, *words: str) -> None:
         # What pip has in its cache may be what a proxy damaged: it is asked only once.
         caching = chain([()], repeat(("--no-cache-dir",)))
+        mismatch = ("", "")
 
         def once() -> None:
+            nonlocal mismatch
             if status := self._pip(venv, *next(caching), *words):
-                raise complaints.error(status, end_of(self._log, _LONGEST_LOG).decode(errors="replace"))
+                said = end_of(self._log, _LONGEST_LOG).decode(errors="replace")
+                before, mismatch = mismatch, complaints.mismatch(said)
+                if before == mismatch and self._is_given(mismatch[0]):
+                    raise RequirementError(
+                        "the requirements cannot be installed: of a file whose hash the message gives as "
+                        f"{mismatch[0]}, the hash is {mismatch[1]}"
+                    )
+                raise complaints.error(status, said)
 
         retry.call(once, self._patience, sleep=self._job.pause)
+
+    def _is_given(self, digest: str) -> bool:
+        """Tell whether a hash is the message's own: others come from indexes."""
+        return bool(digest) and any(digest in line for each in self._recipe.lists for line in each.requirements)
 
     def _pip(self, venv: Path, *words: str) -> int:
         argv = [str(venv / "bin" / "python"), "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]

@@ -36,6 +36,7 @@ _SURELY_THEIRS = re.compile(
     | Failed\ building\ wheel | Command\ errored\ out | conflicting\ dependencies | Invalid\ requirement""",
     re.VERBOSE,
 )
+_MISMATCH = re.compile(r"Expected \w+ (?P<expected>[0-9a-f]{32,})\s+Got\s+(?P<had>[0-9a-f]{32,})")
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
 
 # Lines that say something. pip before 19 does not begin them with ERROR.
@@ -73,6 +74,12 @@ def error(status: int, log: str) -> RunnerError:
         line = text[text.rfind("\n", 0, fault.start()) + 1 :].partition("\n")[0]
         return Unavailable(f"a package index does not answer as it should: {_shown(line)}")
     return RequirementError(f"the requirements cannot be installed: {_summary(text)}")
+
+
+def mismatch(log: str) -> tuple[str, str]:
+    """Return the hash that a file should have had, and that which it had; "" twice where that was not the trouble."""
+    match = _MISMATCH.search(_TIME.sub("", log))
+    return (match["expected"], match["had"]) if match else ("", "")
 
 
 def _summary(text: str) -> str:

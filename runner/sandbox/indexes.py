@@ -128,6 +128,8 @@ class Indexes:
                 variable, others, between = _VARIABLES[name]
                 if not any(self.environ.get(other) for other in others):
                     variables[variable] = between.join(value.split())
+        if not Path(self.environ.get("HOME", "/")).is_dir() and "UV_CACHE_DIR" not in self.environ:
+            variables["UV_NO_CACHE"] = "1"  # pip does without a place for its cache, and uv would not
         return {**variables, **self.environ, "UV_PYTHON_DOWNLOADS": "never"}
 
 

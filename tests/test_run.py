@@ -30,7 +30,11 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(working: Path) -> dict[str, str]:
     return {
         **{"PATH": os.environ["PATH"], "HOME": str(working), "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1"},
-        **{"STUDIO_UV": str(Path(sys.executable).parent / "uv"), "WORKING_DIR": str(working), "STUDIO_PYTHONVER": VERSION},
+        **{
+            "STUDIO_UV": str(Path(sys.executable).parent / "uv"),
+            "WORKING_DIR": str(working),
+            "STUDIO_PYTHONVER": VERSION,
+        },
         "PYTHON_DIRS": str(Path(sys.base_prefix) / "bin"),
     }
 

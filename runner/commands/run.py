@@ -23,6 +23,7 @@ from runner.commands.only_message import OnlyMessage
 from runner.commands.shelf import Shelf, made, packed, shelf_at, store
 from runner.errors import ConfigError
 from runner.events import DONE, FAILED, GIVE_BACK
+from runner.machine.users import own_home
 from runner.message import request
 from runner.message.request import Request
 from runner.options.reading import option, read
@@ -108,7 +109,7 @@ def _place(script: Path, settings: RunSettings) -> tuple[Shelf, Path]:
     if not script.is_file():
         raise ConfigError(f"{script} is not there, or is no file: name a Python file")
     workspace = script.resolve().parent
-    if workspace in (Path.home(), Path(tempfile.gettempdir()).resolve(), Path("/")):
+    if workspace in (own_home(), Path(tempfile.gettempdir()).resolve(), Path("/")):
         raise ConfigError(
             f"all of the script's directory becomes the workspace, and {workspace} is too much for that: "
             "put the script into a directory of its own"

@@ -108,13 +108,18 @@ def installed(site_packages: str) -> list[dict[str, Any]]:
 def _name(one: Distribution) -> str:
     """Return a package's name, "" where a wheel has brought metadata that nobody can read."""
     try:
-        return normal_name(one.name or "")
+        return normal_name(_field(one, "Name"))
     except UnicodeDecodeError:
         return ""
 
 
 def _entry(one: Distribution) -> dict[str, str]:
-    return {"key": normal_name(one.name), "package_name": one.name, "installed_version": one.version}
+    name = _field(one, "Name")
+    return {"key": normal_name(name), "package_name": name, "installed_version": _field(one, "Version")}
+
+
+def _field(one: Distribution, name: str) -> str:
+    return next(iter(one.metadata.get_all(name) or ()), "")
 
 
 def _dependencies(one: Distribution, found: dict[str, Distribution]) -> list[dict[str, str]]:

@@ -179,7 +179,12 @@ HOSTILE = [
     # Artifacts
     _extra("a password in a URL", "no user or password", qualified="s3://me:hunter2@host/b/k"),
     _extra("another scheme", "must start with one of", qualified="ftp://host/x"),
-    _extra("a file of another machine", "only name a file of this machine", qualified="file://evil.invalid/etc/passwd"),
+    _extra(
+        "a file of another machine",  # read as clients mean it, who write two slashes
+        "'/evil.invalid/etc' is outside of the directories that this runner may use",
+        run=True,
+        qualified="file://evil.invalid/etc/passwd",
+    ),
     _extra(
         "a bucket ..",
         "impossible bucket",

@@ -187,7 +187,7 @@ def test_code_inside_cannot_lead_the_runner_to_other_files_of_the_host(place: Co
     assert said.count("stays: Device or resource busy") == 3, said
     assert "_runner is Read-only file system" in said
     with tarfile.open(place.store / "experiments/demo/modeldir.tar") as stored:
-        assert stored.getmember("shadow").issym()
+        assert "shadow" not in stored.getnames(), "nobody could unpack a link out of it"
     with tarfile.open(place.store / "odd.tar") as stored:
         assert stored.getnames() == ["file"]
 

@@ -160,7 +160,7 @@ def test_closing_breaks_off_what_stands_still() -> None:
     stream = opened(shop)
     stream.read(SIZE)
     stream.read(1)
-    until(lambda: len(shop.served) == len(shop.asked), "all that was asked for is there")
+    until(lambda: len(shop.served) == len(shop.asked) == 9, "all that was asked for is there")
     shop.most = None
     for _ in range(2):
         stream.read(SIZE)

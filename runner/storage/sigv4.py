@@ -15,7 +15,6 @@ from urllib.parse import quote, unquote, urlsplit
 from runner.storage.base import AwsCredentials
 
 ALGORITHM = "AWS4-HMAC-SHA256"
-EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 def encode(text: str, safe: str = "") -> str:

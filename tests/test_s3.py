@@ -350,7 +350,7 @@ def test_connections_are_kept(s3: S3Server, proxy: FaultyProxy, bucket: str) -> 
         assert objects.etag("missing") is None
         with pytest.raises(NotFound):
             get(objects, "missing")
-    assert proxy.connections <= 4, "one for each part that was under way"
+    assert proxy.connections <= 8 < len(proxy.seen) / 2, "about one for each part that was under way"
 
 
 # Uploads in parts

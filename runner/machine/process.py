@@ -19,7 +19,7 @@ from runner.machine.delegated import Group
 from runner.machine.users import User
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 # The kernel's score of what to kill when there is no memory left, from -1000 to 1000; the runner's own is 0.
 _DIES_FIRST = "500"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -105,11 +105,16 @@ def signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def kill_descendants(patience: float = 5.0) -> None:
-    """Kill and reap every descendant of this process; ``adopt_orphans`` must have been called before they were started.
+    """Kill and reap every descendant of this process, which must have called ``adopt_orphans`` before it had any.
 
     Killing goes on until there is none left, since a process may fork faster than a list of it is read; after
-    ``patience`` seconds (a process stuck in the kernel) it gives up.
+    ``patience`` seconds (a process stuck in the kernel) it gives up. Raises RuntimeError in any other process: it may
+    have started what is not to be killed.
     """
+    adopting = ctypes.c_int()
+    _libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(adopting), 0, 0, 0)
+    if not adopting.value:
+        raise RuntimeError("only who adopts orphans may kill all that it has started")
     end = time.monotonic() + patience
     while time.monotonic() < end:
         for pid in procfs.descendants(os.getpid()):

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.artifacts import sparse, unpacking
+from runner.artifacts import sparse, tar_writing, unpacking, walking
 from runner.artifacts.budget import Budget
-from runner.artifacts.packing import Member, copy, pack
+from runner.artifacts.packing import copy, pack
 from runner.artifacts.unpacking import unpack
-from runner.artifacts.walking import Entry, members, only, open_file
+from runner.artifacts.walking import Entry, members, only, opened
 from runner.errors import ExperimentError, MachineError, Unavailable
 from runner.message.archive_names import compression_of, is_archive_name
 from runner.place import remove
@@ -461,21 +461,32 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=()), 
     kind=st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]),
 )
 def test_headers_are_those_of_tarfile(name: str, target: str, size: int, mtime: int, mode: int, kind: bytes) -> None:
-    written = []
-    for make in (Member, tarfile.TarInfo):
-        member = make(name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
-        member.size = size if kind == tarfile.REGTYPE else 0
-        member.mtime, member.mode, member.type = mtime, mode, kind
-        if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-            member.linkname = target.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
-        written.append(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
-    assert written[0] == written[1]
+    member = tarfile.TarInfo(name.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape"))
+    member.size = size if kind == tarfile.REGTYPE else 0
+    member.mtime, member.mode, member.type = mtime, mode, kind
+    if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        member.linkname = target.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+    assert tar_writing.header(member) == member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 def packed(directory: Path, name: str = "x.tar", first: str = "") -> bytes:
     out = io.BytesIO()
     pack(directory, out, name, first=first)
     return out.getvalue()
+
+
+def test_a_file_that_comes_in_pieces_is_packed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pieces(io.FileIO):
+        """As network file systems may give them."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            return super().read(min(size or 0, 1000))
+
+    monkeypatch.setattr(walking, "FileIO", Pieces)
+    content = os.urandom(5500)
+    (tmp_path / "file").write_bytes(content)
+    with tarfile.open(fileobj=io.BytesIO(packed(tmp_path))) as archive:
+        assert archive.extractfile("file").read() == content  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2"])
@@ -668,7 +679,7 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
     assert not list(walk)
     entry = Entry(str(source), "sub/file", (outside / "file").stat())
     with pytest.raises(FileNotFoundError):
-        open_file(entry)
+        opened(entry)
     with tarfile.open(fileobj=io.BytesIO(packed(source))) as made:
         assert not made.getnames()
     (tmp_path / "link").symlink_to(outside)

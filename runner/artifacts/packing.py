@@ -6,23 +6,18 @@ import hashlib
 import itertools
 import os
 import stat
-import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 from runner.artifacts import sparse
-from runner.artifacts.walking import Entry, kept_target, members, open_file, unreadable
+from runner.artifacts.tar_writing import Archive, archive
+from runner.artifacts.walking import Entry, kept_target, members, opened, unreadable
 from runner.errors import ExperimentError
 from runner.message.archive_names import compression_of
 from runner.secrets.masking import NONE, Search, Secrets
 from runner.storage.base import CHUNK, Writer
-
-# A member's name, numbers, checksum, type, link's target, and what says which format it is; the rest is nothing.
-_HEADER = struct.Struct("100s48s8ss100s8s247x")
-# Bytes of names and of links' targets, and the largest numbers, that are written in it as they are.
-_LONGEST, _MOST = 100, 0o77777777777
 
 SPARSE = "sparse"
 """Instead of a digest, of a file that was packed without its holes: nobody should have to read all of them."""
@@ -59,45 +54,17 @@ def pack(  # noqa: PLR0913 -- what of a directory goes where, and what is made o
     left out, as are sockets, pipes and devices. Raises ExperimentError for what cannot be read, and for what has one of
     the ``barred`` secrets in it; errors of ``out`` pass through.
     """
-    kind = compression_of(name)
-    mode = {"": "w|", "gz": "w|gz", "bz2": "w|bz2"}[kind]
-    # GNU's format: names as the bytes that they are, any length, any size, and every Python's tarfile reads it.
-    with tarfile.open(  # type: ignore[call-overload] # typeshed wants a literal mode, and knows no copybufsize
-        fileobj=_Sink(out),
-        mode=mode,
-        bufsize=CHUNK,
-        copybufsize=CHUNK,
-        format=tarfile.GNU_FORMAT,
-        encoding="utf-8",
-        errors="surrogateescape",
-    ) as tar:
-        packed = _Packed(tar, note, barred)
+    with archive(out, compression_of(name)) as made:
+        packed = _Packed(made, note, barred)
         for entry in filter(wanted, members(directory, first)):
             packed.add(entry)
-
-
-class _Sink:
-    """Passes on what is written, until something fails: tarfile flushes even then, and nobody wants that."""
-
-    def __init__(self, out: Writer) -> None:
-        self._out = out
-        self._failed = False
-
-    def write(self, data: bytes) -> int:
-        if self._failed:
-            return len(data)
-        try:
-            return self._out.write(data)
-        except BaseException:
-            self._failed = True
-            raise
 
 
 class _Packed:
     """An archive being written, and the files in it that have other names too."""
 
-    def __init__(self, tar: tarfile.TarFile, note: Note, barred: Secrets) -> None:
-        self._tar, self._note, self._barred = tar, note, barred
+    def __init__(self, made: Archive, note: Note, barred: Secrets) -> None:
+        self._archive, self._note, self._barred = made, note, barred
         self._linked: dict[tuple[int, int], tuple[tarfile.TarInfo, str]] = {}
 
     def add(self, entry: Entry) -> None:
@@ -110,13 +77,12 @@ class _Packed:
             self._finish(entry, _member(entry))
             return
         try:
-            file = open_file(entry)
+            entry, file = opened(entry)
         except FileNotFoundError:
             return
         except OSError as error:
             raise unreadable(entry.path, error) from error
         with file:
-            entry = entry.now(os.fstat(file.fileno()))
             self._add_file(entry, file)
 
     def _add_link(self, entry: Entry) -> None:
@@ -141,44 +107,22 @@ class _Packed:
         found, search = sparse.pieces(file.fileno(), entry.status), Search(self._barred)
         if found is None:
             content = _Exactly(entry, file, search)
-            self._tar.addfile(member, cast("IO[bytes]", content))
+            self._archive.add(member, content)
             return content.digest.hexdigest()
         place, packed = sparse.as_map(found, member.size), _member(entry)
         packed.pax_headers = sparse.headers(member.name, member.size)
         packed.size = len(place) + sum(length for _, length in found)
-        self._tar.format = tarfile.PAX_FORMAT  # only that has such headers
-        self._tar.addfile(packed, cast("IO[bytes]", _Pieces(place, entry, file, found, search)))
-        self._tar.format = tarfile.GNU_FORMAT
+        self._archive.add(packed, _Pieces(place, entry, file, found, search))
         return SPARSE
 
     def _finish(self, entry: Entry, member: tarfile.TarInfo | None, digest: str = "") -> None:
         if member:
-            self._tar.addfile(member)
-        self._tar.members = []  # type: ignore[attr-defined] # a stream's members are never asked for again
+            self._archive.add(member)
         self._note(entry, digest)
 
 
-class Member(tarfile.TarInfo):
-    """A member as tarfile's, whose header is written in a fifth of the time if there is nothing special about it."""
-
-    def __copy__(self) -> Member:
-        """Return the same: tarfile copies, and changes nothing."""
-        return self
-
-    def tobuf(self, format: int | None = None, encoding: str | None = None, errors: str = "strict") -> bytes:  # noqa: A002
-        """Write the header: see GNU's format at https://www.gnu.org/software/tar/manual/html_node/Standard.html."""
-        name, target = (each.encode("utf-8", "surrogateescape") for each in (self.name, self.linkname))
-        name += b"/" if self.isdir() and not name.endswith(b"/") else b""
-        most = max(self.size, int(self.mtime))
-        if format != tarfile.GNU_FORMAT or max(len(name), len(target)) > _LONGEST or most > _MOST or self.mtime < 0:
-            return super().tobuf(cast("Any", format), encoding, errors)
-        numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (self.mode, 0, 0, self.size, int(self.mtime))
-        head = _HEADER.pack(name, numbers, b" " * 8, self.type, target, b"ustar  \0")
-        return head[:148] + b"%06o\0 " % sum(head) + head[156:]
-
-
-def _member(entry: Entry) -> Member:
-    member = Member(entry.name)
+def _member(entry: Entry) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(entry.name)
     member.mode = stat.S_IMODE(entry.status.st_mode) & 0o777
     member.mtime = int(entry.status.st_mtime)
     if stat.S_ISDIR(entry.status.st_mode):
@@ -191,7 +135,7 @@ def _member(entry: Entry) -> Member:
 
 
 class _Exactly:
-    """A file that gives as many bytes as it is asked for, which tarfile counts by the header."""
+    """A file that gives as many bytes as it is asked for, whatever it has. See Content."""
 
     def __init__(self, entry: Entry, file: IO[bytes], search: Search) -> None:
         self._entry, self._file, self._search = entry, file, search
@@ -204,7 +148,7 @@ class _Exactly:
 
 
 class _Pieces:
-    """A map of where a file's data is, and after it that data."""
+    """A map of where a file's data is, and after it that data. See Content."""
 
     def __init__(self, place: bytes, entry: Entry, file: IO[bytes], found: sparse.Pieces, search: Search) -> None:
         self._entry, self._file, self._search = entry, file, search
@@ -228,11 +172,10 @@ def copy(entry: Entry, out: Writer, *, note: Note = unnoted, barred: Secrets = N
     """Write a single file as it is. Raises as ``pack`` does."""
     digest, search = hashlib.sha256(), Search(barred)
     try:
-        file = open_file(entry)
+        entry, file = opened(entry)
     except OSError as error:
         raise unreadable(entry.path, error) from error
     with file:
-        entry = entry.now(os.fstat(file.fileno()))
         while data := _read(entry, file, CHUNK, search):
             digest.update(data)
             out.write(data)
@@ -240,8 +183,11 @@ def copy(entry: Entry, out: Writer, *, note: Note = unnoted, barred: Secrets = N
 
 
 def _read(entry: Entry, file: IO[bytes], size: int, search: Search) -> bytes:
+    """Return so many bytes, fewer only at the end."""
     try:
         data = file.read(size)
+        while 0 < len(data) < size and (more := file.read(size - len(data))):
+            data += more
     except OSError as error:
         raise unreadable(entry.path, error) from error
     if search.found(data):

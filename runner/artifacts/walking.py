@@ -6,17 +6,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple, cast
 
 from runner.errors import ExperimentError
 
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file, directory or symbolic link below ``root``: ``name`` is relative to that, ``target`` a link's."""
 
     root: str
@@ -28,10 +27,6 @@ class Entry:
     def path(self) -> str:
         """Where it is."""
         return f"{self.root}/{self.name}"
-
-    def now(self, status: os.stat_result) -> Entry:
-        """The same, as it turned out to be when it was opened."""
-        return replace(self, status=status)
 
 
 def stays_inside(name: str, target: str) -> bool:
@@ -117,19 +112,22 @@ def _entry(root: str, name: str) -> Entry | None:
     return Entry(root, name, status) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
 
-def open_file(entry: Entry) -> IO[bytes]:
-    """Open what was a regular file when it was looked at. Raises FileNotFoundError when it is none any more."""
+def opened(entry: Entry) -> tuple[Entry, IO[bytes]]:
+    """Open what was a regular file when it was looked at; return it as it is now.
+
+    It has no buffer: every read is the system's. Raises FileNotFoundError when it is no regular file any more.
+    """
     try:
         fd = _opened(entry.root, entry.name, os.O_NONBLOCK)  # it may be a pipe by now
     except OSError as error:
         if error.errno in _GONE:
             raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path) from error
         raise
-    status = os.fstat(fd)
+    file, status = FileIO(fd), os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_uid != os.lstat(entry.root).st_uid):
-        os.close(fd)  # what another user has is no experiment's, and not every system keeps links to it from being made
+        file.close()  # what another user has is no experiment's, and not every system keeps links to it from being made
         raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path)
-    return os.fdopen(fd, "rb")
+    return Entry(entry.root, entry.name, status), cast("IO[bytes]", file)
 
 
 def _opened(root: str, name: str, flags: int) -> int:

@@ -55,25 +55,11 @@ def serve(settings: Settings, *, clock: Callable[[], float], only: OnlyMessage |
     mask("the runner's own", secrets)
     envelopes = _envelopes(settings, clock)
     make_home(settings.home, shared=bool(settings.run_as))
-    why_not = delegated.prepare()
+    unlimited = delegated.prepare()
     sweep(settings.home, keep=settings.debug)
     hoards, elsewhere = _hoards(settings)
-    allocator = Allocator(
-        inventory.take_stock(
-            settings.home,
-            max_cores=settings.max_cores,
-            max_mem=settings.max_mem,
-            max_disk=settings.max_disk,
-            kept=sum(hoard.used() for hoard in hoards.values()),
-        ),
-        Gpus(absent=_gpus_forbidden(settings)),
-    )
-    pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
-    log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
-    if why_not:
-        log.info("memory is measured here, and not limited by control groups: %s", why_not)
-    else:
-        log.info("memory is limited by control groups below %s", delegated.base())
+    allocator = _allocator(settings, hoards)
+    _introduce(settings, allocator, unlimited)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
         loop = stack.enter_context(closing(Loop()))
@@ -120,6 +106,27 @@ def _envelopes(settings: Settings, clock: Callable[[], float]) -> Envelopes:
     elif not (keys or settings.clear_text_messages):
         log.warning("nothing can be run until there are keys in %s: or set --clear-text-messages", private.path)
     return Envelopes(signers, private)
+
+
+def _allocator(settings: Settings, hoards: dict[str, Hoard]) -> Allocator:
+    stock = inventory.take_stock(
+        settings.home,
+        max_cores=settings.max_cores,
+        max_mem=settings.max_mem,
+        max_disk=settings.max_disk,
+        kept=sum(hoard.used() for hoard in hoards.values()),
+    )
+    return Allocator(stock, Gpus(absent=_gpus_forbidden(settings)))
+
+
+def _introduce(settings: Settings, allocator: Allocator, unlimited: str) -> None:
+    """Say what this runner has to give; ``unlimited``: why it cannot limit memory."""
+    pythons = ", ".join(map(str, interpreters.there(more=settings.python_dirs))) or "none"
+    log.info("studio-runner %s: %s to give; Pythons for experiments: %s", __version__, allocator.total, pythons)
+    if unlimited:
+        log.info("memory is measured here, and not limited by control groups: %s", unlimited)
+    else:
+        log.info("memory is limited by control groups below %s", delegated.base())
 
 
 def _gpus_forbidden(settings: Settings) -> str:

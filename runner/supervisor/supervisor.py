@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from time import time
 
 from runner.errors import MachineError, RequestError
@@ -15,14 +14,12 @@ from runner.loop import Loop
 from runner.machine.allocate import Allocator
 from runner.machine.disk import Claim, Disk
 from runner.machine.gpu_watch import GpuWatch
-from runner.machine.procfs import tree
 from runner.message.envelope import Envelopes
 from runner.message.request import Request
 from runner.monitoring import metrics
 from runner.monitoring.board import Board
 from runner.monitoring.journal import Journal
 from runner.options.settings import Settings
-from runner.order import GpuState
 from runner.queues.base import Delivery, QueueServer
 from runner.queues.settle import Decision, Ledger, decide, settle
 from runner.reporting.reports import Reports
@@ -38,14 +35,13 @@ from runner.supervisor.replays import Replays
 from runner.supervisor.running import Running
 from runner.supervisor.spare import Spare
 from runner.supervisor.stopping import Stopping
+from runner.supervisor.watching import Watching
 from runner.units import format_duration
 
 log = logging.getLogger(__name__)
 
 # The longest wait of one tick, in seconds; how late a message in a directory is noticed at worst.
 _TICK = 0.25
-# For how long a queue has to be gone until its experiments are stopped. In seconds.
-_COOL_DOWN = 15.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Supervisor:
         self._spare = Spare(parts.loop, settings.env_allow, parts.clock)
         self._orders = Orders(settings)
         self._resting = False
-        self._surveys = 0
+        self._watching = Watching(self._running, parts.gpus, parts.clock)
         self._stopping = Stopping(parts.signals, settings.grace_period, parts.clock)
         self._limits = Limits(
             tasks=settings.limit_tasks,
@@ -127,9 +123,8 @@ class Supervisor:
         self._parts.board.beat()
         self._stopping.heed(self._running)
         self._reap()
-        self._heed_deletions()
-        self._parts.gpus.tend()
-        self._heed_gpus()
+        self._watching.heed_deletions()
+        self._watching.heed_gpus()
         for running in self._running:
             running.keep_alive()
         self._parts.reports.pump()
@@ -178,35 +173,7 @@ class Supervisor:
             self._parts.reasons.searched(others)
         self._parts.reasons.save()
 
-    # Watching
-
-    def _heed_deletions(self) -> None:
-        """Who deletes a queue wants nothing more of what came from it (protocol section 3)."""
-        for running in self._running:
-            if not running.server.deleted(running.queue):
-                running.deleted_since = None
-            elif running.deleted_since is None:
-                running.deleted_since = self._clock()
-            elif not running.told_to_stop and self._clock() >= running.deleted_since + _COOL_DOWN:
-                running.log.warning("%s is stopped: its queue has been deleted", running)
-                running.stop()
-
-    def _heed_gpus(self) -> None:
-        """An experiment ends with the card that it runs on; one that failed waits for word of its cards."""
-        for running in self._running:
-            if not running.fault and (fault := self._parts.gpus.fault(running.allocation.gpus)):
-                running.gpu_broke(fault)
-            if running.doubted:
-                running.doubted = False
-                self._parts.gpus.ask(partial(self._vouch, running))
-        if self._surveys != self._parts.gpus.surveys:
-            self._surveys = self._parts.gpus.surveys
-            for running in (each for each in self._running if each.allocation.gpus):
-                running.uses_gpus(self._parts.gpus.memory_of(tree(running.child.pid)))
-
-    def _vouch(self, running: Running) -> None:
-        if running in self._running:
-            running.child.tell_gpus(GpuState(self._parts.gpus.fault(running.allocation.gpus)))
+    # Ends
 
     def _reap(self) -> None:
         for running in list(self._running):

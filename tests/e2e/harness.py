@@ -57,11 +57,15 @@ class Runner:
             raise AssertionError(f"{error}\n{self.log}") from None
 
     def page(self, path: str) -> tuple[int, str]:
-        """Ask it for a page, by HTTP; it has to be started with ``WATCHED``."""
+        """Ask it for a page, by HTTP, until it has time to answer; it has to be started with ``WATCHED``."""
         found = re.search(r": http://(\S+)/$", self.saw(": http://"))
         assert found
+        url = f"http://{found[1]}{path}"
+        return until(lambda: (told := self._asked(url))[1] != "the runner's loop is busy\n" and told, "it answers")
+
+    def _asked(self, url: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{found[1]}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(url, timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:

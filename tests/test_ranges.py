@@ -145,6 +145,15 @@ def test_what_comes_over_many_connections_is_in_order_however_slowly_it_is_read(
 
 
 @pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("size", [0, 1, SIZE - 1, SIZE, SIZE + 1, 2 * SIZE, 2 * SIZE + 1, 9 * SIZE, 12 * SIZE])
+def test_all_of_an_object_comes_whatever_its_size(size: int) -> None:
+    shop = Shop(os.urandom(size))
+    with closing(opened(shop)) as stream:
+        assert b"".join(iter(lambda: stream.read(SIZE // 3), b"")) == shop.data
+        assert stream.read(1) == b""
+
+
+@pytest.mark.usefixtures("slow")
 def test_no_more_is_asked_for_than_there_is_room_for() -> None:
     shop = Shop(os.urandom(30 * SIZE))
     with closing(opened(shop)) as stream:
@@ -170,3 +179,46 @@ def test_closing_breaks_off_what_stands_still() -> None:
     closer.join(30)
     assert not closer.is_alive()
     assert len(shop.served) == len(shop.asked)
+
+
+class Paced(Shop):
+    """Reading before the byte ``slow_at`` takes no time, and a second for each piece from there on."""
+
+    def __init__(self, data: bytes, clock: Clock, slow_at: int) -> None:
+        super().__init__(data)
+        self._clock, self._slow_at = clock, slow_at
+
+    @contextmanager
+    def fetch(self, start: int, end: int) -> Iterator[Body]:
+        with super().fetch(start, end) as body:
+            plain = body.read
+
+            def read(size: int = -1, /) -> bytes:
+                nonlocal start
+                data = plain(size)
+                start += len(data)
+                self._clock.now += 1 if start > self._slow_at else 0
+                return data
+
+            body.read = read  # type: ignore[method-assign]
+            yield body
+
+
+@pytest.mark.parametrize(
+    ("slow_at", "asked"),
+    [
+        pytest.param(50 * SIZE, [(SIZE, 50 * SIZE)], id="for the rest, if it stays fast"),
+        pytest.param(25 * SIZE, [(SIZE, 50 * SIZE), (33 * SIZE, 34 * SIZE)], id="until it is slow"),
+        pytest.param(47 * SIZE, [(SIZE, 50 * SIZE)], id="for the little that is left"),
+    ],
+)
+def test_one_connection_is_asked(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, slow_at: int, asked: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(ranges, "_STRETCH", 16 * SIZE)
+    shop, got = Paced(os.urandom(50 * SIZE), clock, slow_at), b""
+    with closing(opened(shop)) as stream:
+        while data := stream.read(SIZE // 2):
+            got += data
+    assert got == shop.data
+    assert shop.asked[:2] == asked

@@ -20,7 +20,7 @@ PART = 4 * 1024 * 1024
 # A connection that gives so many bytes a second is enough. Those of S3 give some 80 MB/s: so many are used then.
 _FAST = 250e6
 _MOST = 8
-# A connection that gives enough is asked for so many bytes at once: it may have been fast at first only.
+# So often is it looked at whether it still does, in bytes: it may have been fast at first only.
 _STRETCH = 16 * PART
 
 # Seconds between two looks at whether the reader may go on waiting.
@@ -134,8 +134,7 @@ class Ranges:
     ) -> None:
         self._fetch, self._size, self._patience, self._pause = fetch, size, patience, pause
         self._direct = Part(fetch, (0, min(PART, size)), patience=patience, sleep=pause, body=head)
-        self._next = self._stretch = min(PART, size)
-        self._waited = 0.0
+        self._next, self._looked, self._waited = 0, 0, 0.0
         self._pool: ThreadPoolExecutor | None = None
         self._closed = threading.Event()
         self._loading: set[Part] = set()
@@ -150,9 +149,12 @@ class Ranges:
             begun = time.monotonic()
             data = self._direct.read(size)
             self._waited += time.monotonic() - begun
-            if data or self._next >= self._size:
+            self._next += len(data)
+            if data or self._next == self._size:
+                if self._next >= self._looked + _STRETCH:
+                    self._go_on(ended=False)
                 return data
-            self._go_on()
+            self._go_on(ended=True)
         return self._read_loaded(self._pool, size)
 
     def close(self) -> None:
@@ -166,15 +168,19 @@ class Ranges:
         self._parts.clear()
         self._memory = self._loaded = memoryview(b"")
 
-    def _go_on(self) -> None:
-        """Ask for the next bytes: over one connection if the last ones came fast, over many for the rest otherwise."""
-        self._direct.close()
+    def _go_on(self, *, ended: bool) -> None:
+        """Choose how the rest comes: over one connection if the last bytes came fast, over many otherwise.
+
+        ``ended``: all that the one connection was asked for is there.
+        """
         left = self._size - self._next
-        if self._stretch >= _FAST * self._waited or left <= PART:
-            self._stretch = min(_STRETCH, left)
-            bounds = self._next, self._next + self._stretch
-            self._next, self._waited = bounds[1], 0.0
-            self._direct = Part(self._fetch, bounds, patience=self._patience, sleep=self._pause)
+        enough = self._next - self._looked >= _FAST * self._waited or left <= PART
+        self._looked, self._waited = self._next, 0.0
+        if enough and not ended:
+            return
+        self._direct.close()
+        if enough:
+            self._direct = Part(self._fetch, (self._next, self._size), patience=self._patience, sleep=self._pause)
         else:
             # Not from the heap: each thread would have one of its own, which keeps what it has ever needed.
             self._memory = memoryview(mmap.mmap(-1, (_MOST + 1) * PART, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

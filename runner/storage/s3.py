@@ -102,6 +102,6 @@ class S3Store:
 
     @contextmanager
     def create(self, key: str) -> Iterator[Upload]:
-        """See Store. A few parts are in memory: four times PART bytes, and more only beyond 5000 parts."""
+        """See Store. A few parts are in memory: six times PART bytes, and more only beyond 4000 parts."""
         with completed(Upload(self._bucket, key, pause=self._sleep)) as upload:
             yield upload

@@ -21,7 +21,7 @@ PART = 8 * 1024 * 1024
 # S3 takes 10,000 parts: with sizes that double every so many of them, that is 496 GiB.
 PARTS_OF_A_SIZE = 2000
 # Bytes of all parts that are in memory at one time, as long as two fit: the one that is gathered, and those under way.
-_MEMORY = 4 * PART
+_MEMORY = 6 * PART
 
 # Cleaning up is a courtesy that must not keep a dying attempt.
 _ABORT_PATIENCE = Patience(total=10)

@@ -214,8 +214,10 @@ def uploads(bench: Bench, directory: Path) -> list[tuple[str, Callable[[], float
 
 def upload(bench: Bench) -> Iterator[str]:
     """Pack and upload 1 GiB, when the server has got rid of the last one."""
+    contestants = uploads(bench, files(bench.root / "in", 16, 64 * MIB))
+    contestants[-1][1]()  # or whoever comes first pays for the server's memory
     yield "pack and upload 1 GiB of unknown length (wanted: 0.95 of the best)"
-    yield from bench.rivals(*uploads(bench, files(bench.root / "in", 16, 64 * MIB)), rest=14)
+    yield from bench.rivals(*contestants, rest=14)
 
 
 def cached(bench: Bench) -> Iterator[str]:

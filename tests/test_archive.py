@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.artifacts import sparse, tar_writing, unpacking, walking
+from runner.artifacts import sparse, tar_reading, tar_writing, unpacking, walking
 from runner.artifacts.budget import Budget
 from runner.artifacts.packing import copy, pack
 from runner.artifacts.unpacking import unpack
@@ -467,6 +467,46 @@ def test_headers_are_those_of_tarfile(name: str, target: str, size: int, mtime: 
     if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
         member.linkname = target.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     assert tar_writing.header(member) == member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+FIELDS = ("name", "linkname", "type", "mode", "size", "mtime")
+
+
+@given(
+    name=NAMES,
+    kind=st.sampled_from([*(bytes([each]) for each in b"01234567xgLKS"), b"\0", b"?"]),
+    numbers=st.tuples(st.integers(0, 0o777), st.integers(0, 2**40), st.integers(-5, 2**40)),
+    form=st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT]),
+    changes=st.lists(
+        st.tuples(st.sampled_from([*range(108), *range(124, 160), 345, 500]), st.integers(0, 255)), max_size=4
+    ),
+    corrected=st.booleans(),
+)
+def test_headers_are_read_as_tarfile_reads_them(
+    name: str,
+    kind: bytes,
+    numbers: tuple[int, int, int],
+    form: Any,
+    changes: list[tuple[int, int]],
+    corrected: bool,
+) -> None:
+    def read(how: type[tarfile.TarInfo]) -> list[object]:
+        try:
+            member = how.frombuf(bytes(header), "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            return [type(error)]
+        return [getattr(member, field) for field in FIELDS]
+
+    member = tarfile.TarInfo(name.encode("utf-8", "surrogatepass")[:90].decode("utf-8", "surrogateescape"))
+    member.type, (member.mode, member.size, member.mtime) = kind, numbers
+    if form == tarfile.USTAR_FORMAT:
+        member.size, member.mtime = member.size % 2**33, abs(member.mtime) % 2**33
+    header = bytearray(member.tobuf(form, "utf-8", "surrogateescape"))
+    for place, value in changes:
+        header[place] = value
+    if corrected:
+        header[148:156] = b"%06o\0 " % (256 + sum(header) - sum(header[148:156]))
+    assert read(tar_reading.Member) == read(tarfile.TarInfo)
 
 
 def packed(directory: Path, name: str = "x.tar", first: str = "") -> bytes:

@@ -15,7 +15,8 @@ _PLACES = ("tests/e2e/", "tests/contract/", "tests/test_build_zipapp.py")
 
 # What starts so many processes that other Pythons than the main one are not tried with it.
 _ONCE = tuple(
-    f"tests/test_{name}.py" for name in ("building", "cache", "disk", "layer", "prepare", "run", "running", "slack")
+    f"tests/test_{name}.py"
+    for name in ("building", "cache", "disk", "layer", "many_files", "prepare", "run", "running", "slack")
 )
 
 # What takes longest comes first, so that no process is left with all of it at the end.

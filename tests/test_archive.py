@@ -726,6 +726,20 @@ def test_what_a_link_leads_to_is_not_packed_in_a_directorys_place(tmp_path: Path
     assert not list(members(tmp_path / "link"))
 
 
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd"), lambda _path: None]
+)
+def test_a_file_that_has_become_something_else_is_gone(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (entry,) = members(tmp_path)
+    (tmp_path / "file").unlink()
+    make(tmp_path / "file")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(FileNotFoundError):
+        opened(entry)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_an_archive_does_not_get_all_the_memory_that_it_asks_for(tmp_path: Path) -> None:
     def squeezed(dictionary: int) -> Drip:
         options = {"id": lzma.FILTER_LZMA2, "dict_size": dictionary, "mode": lzma.MODE_FAST, "mf": lzma.MF_HC3}

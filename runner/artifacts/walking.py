@@ -123,11 +123,11 @@ def opened(entry: Entry) -> tuple[Entry, IO[bytes]]:
         if error.errno in _GONE:
             raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path) from error
         raise
-    file, status = FileIO(fd), os.fstat(fd)
+    status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and status.st_uid != os.lstat(entry.root).st_uid):
-        file.close()  # what another user has is no experiment's, and not every system keeps links to it from being made
+        os.close(fd)  # what another user has is no experiment's, and not every system keeps links to it from being made
         raise FileNotFoundError(errno.ENOENT, "it is gone", entry.path)
-    return Entry(entry.root, entry.name, status), cast("IO[bytes]", file)
+    return Entry(entry.root, entry.name, status), cast("IO[bytes]", FileIO(fd))
 
 
 def _opened(root: str, name: str, flags: int) -> int:

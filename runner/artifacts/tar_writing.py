@@ -17,7 +17,6 @@ from typing import IO, Any, Protocol
 
 from runner.storage.base import CHUNK, Writer
 
-_BLOCK = 512
 # Headers and small files are gathered; what is larger passes without being copied. In bytes.
 _GATHERED = 64 * 1024
 # A member's name, numbers, checksum, type, link's target, and the format's name; nothing else is in its block.
@@ -47,7 +46,7 @@ class Archive:
         if content:
             for start in range(0, member.size, CHUNK):
                 self._out.write(content.read(min(CHUNK, member.size - start)))
-            self._out.write(bytes(-member.size % _BLOCK))
+            self._out.write(bytes(-member.size % tarfile.BLOCKSIZE))
 
 
 @contextmanager
@@ -57,7 +56,7 @@ def archive(out: Writer, compression: str) -> Iterator[Archive]:
     stream = io.BufferedWriter(sink, _GATHERED)
     try:
         yield Archive(stream)
-        stream.write(bytes(2 * _BLOCK))
+        stream.write(bytes(2 * tarfile.BLOCKSIZE))
         stream.flush()
         sink.finish()
     finally:
@@ -113,4 +112,4 @@ def header(member: tarfile.TarInfo) -> bytes:
         return member.tobuf(tarfile.PAX_FORMAT if extended else tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
     numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (member.mode, 0, 0, member.size, int(member.mtime))
     head = _HEADER.pack(name, numbers, b" " * 8, member.type, target, b"ustar  \0")
-    return (head[:148] + b"%06o\0 " % sum(head) + head[156:]).ljust(_BLOCK, b"\0")
+    return (head[:148] + b"%06o\0 " % sum(head) + head[156:]).ljust(tarfile.BLOCKSIZE, b"\0")
